@@ -1,0 +1,25 @@
+//! Gives the shared library the name under which programs ask for it at run time: `libkolo.so.MAJOR` on ELF systems,
+//! `@rpath/libkolo.MAJOR.dylib` on Apple's. `make install` makes the links that go with it.
+
+use std::env;
+
+fn main() {
+    println!("cargo:rerun-if-changed=build.rs");
+
+    let major = env::var("CARGO_PKG_VERSION_MAJOR").expect("cargo sets the package's version");
+    let family = env::var("CARGO_CFG_TARGET_FAMILY").unwrap_or_default();
+    let vendor = env::var("CARGO_CFG_TARGET_VENDOR").unwrap_or_default();
+    let system = env::var("CARGO_CFG_TARGET_OS").unwrap_or_default();
+
+    if !family.split(',').any(|name| name == "unix") {
+        return; // a DLL carries no version in its name
+    }
+    let argument = if vendor == "apple" {
+        format!("-Wl,-install_name,@rpath/libkolo.{major}.dylib")
+    } else if system == "solaris" || system == "illumos" {
+        format!("-Wl,-h,libkolo.so.{major}")
+    } else {
+        format!("-Wl,-soname,libkolo.so.{major}")
+    };
+    println!("cargo:rustc-cdylib-link-arg={argument}");
+}
