@@ -1,0 +1,75 @@
+# kolo's commands. `make help` lists them; the work of more than a few lines is in scripts/.
+
+PREFIX     ?= /usr/local
+LIBDIR     ?= $(PREFIX)/lib
+INCLUDEDIR ?= $(PREFIX)/include
+DATADIR    ?= $(PREFIX)/share
+DESTDIR    ?=
+CARGO      ?= cargo
+CC         ?= cc
+ARGS       ?=
+
+LOCAL_PREFIX := $(CURDIR)/build/prefix
+INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
+
+.DEFAULT_GOAL := build
+.PHONY: build install uninstall prefix run test bench doc header check-targets fmt clean help
+
+## build: the library, shared and static, in target/release (what plain `make` does)
+build:
+	@scripts/need rust cc:gcc
+	$(CARGO) build --release --locked --features capi
+	@scripts/native-libs
+
+## install: header, libraries, pkg-config file, CMake package; PREFIX=/usr/local DESTDIR= LIBDIR= INCLUDEDIR=
+install:
+	@scripts/built || $(MAKE) --no-print-directory build
+	@$(INSTALL_PATHS) scripts/install
+
+## uninstall: take away what install put there; the same variables as for install
+uninstall:
+	@$(INSTALL_PATHS) scripts/uninstall
+
+# What the examples, tests and benchmarks are built against: an installed kolo in this folder.
+prefix: build
+	@PREFIX='$(LOCAL_PREFIX)' scripts/install
+
+## run: build kolo and serve this folder over HTTP on 127.0.0.1; ARGS="--port 8080"
+run:
+	@CC='$(CC)' scripts/run $(ARGS)
+
+## test: every test, after installing what the tests need
+test:
+	@scripts/test
+
+## bench: kolo beside libuv, libev, libevent and raw epoll; ARGS= goes to benches/run
+bench:
+	@scripts/bench $(ARGS)
+
+## doc: the Rust pages in target/doc/kolo, the C manual (the header) in target/doc/kolo.h
+doc:
+	@scripts/need rust
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --no-deps --locked
+	cp include/kolo.h target/doc/kolo.h
+	@echo "Rust: target/doc/kolo/index.html"
+	@echo "C:    target/doc/kolo.h"
+
+## header: write include/kolo.h anew from src/capi
+header:
+	KOLO_BLESS=1 $(CARGO) test --locked --features capi --test header
+
+## check-targets: type-check and lint for Windows, FreeBSD and macOS; TARGETS= for others
+check-targets:
+	@scripts/check-targets
+
+## fmt: format the Rust source
+fmt:
+	$(CARGO) fmt
+
+## clean: take away everything that was built
+clean:
+	rm -rf target build
+
+## help: this list
+help:
+	@sed -n 's/^## \([a-z-]*\): /\1	/p' $(MAKEFILE_LIST) | expand -t 16
