@@ -9,17 +9,22 @@ CARGO      ?= cargo
 CC         ?= cc
 ARGS       ?=
 
+export CARGO_TARGET_DIR := $(CURDIR)/target
+NATIVE_LIBS  := $(CARGO_TARGET_DIR)/release/native-libs
 LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header check-targets fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-targets fmt clean help
 
+# Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
+# rustc also tells what a program must link beside the static library.
 ## build: the library, shared and static, in target/release (what plain `make` does)
 build:
 	@scripts/need rust cc:gcc
-	$(CARGO) build --release --locked --features capi
-	@scripts/native-libs
+	$(CARGO) rustc --lib --release --locked --features capi --crate-type cdylib,staticlib -- \
+	    --print native-static-libs='$(NATIVE_LIBS)'
+	@touch '$(NATIVE_LIBS)'
 
 ## install: header, libraries, pkg-config file, CMake package; PREFIX=/usr/local DESTDIR= LIBDIR= INCLUDEDIR=
 install:
@@ -57,6 +62,10 @@ doc:
 ## header: write include/kolo.h anew from src/capi
 header:
 	KOLO_BLESS=1 $(CARGO) test --locked --features capi --test header
+
+## abi: write new functions, structs and constants to the lists in packaging/ that a test compares
+abi: prefix
+	@scripts/abi '$(LOCAL_PREFIX)' --bless
 
 ## check-targets: type-check and lint for Windows, FreeBSD and macOS; TARGETS= for others
 check-targets:
