@@ -144,7 +144,7 @@ libraries_outside_the_prefix() {
 
 readme_c_program() {
     python3 tests/packaging/readme.py c README.md >"$work/readme.c"
-    cc "${strict[@]}" -o "$work/readme" "$work/readme.c" $(pkg "$prefix" --cflags --libs kolo) -Wl,-rpath,"$prefix/lib"
+    cc "${strict[@]}" -Wno-unused-parameter -o "$work/readme" "$work/readme.c" $(pkg "$prefix" --cflags --libs kolo) -Wl,-rpath,"$prefix/lib"
     limited python3 tests/packaging/echo_client.py "$work/readme" 0
 }
 
