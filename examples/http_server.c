@@ -1,0 +1,856 @@
+/* http_server.c: serves a folder over HTTP/1.1 (and 1.0), read-only.
+ *
+ * Build:  cc http_server.c http/text.c http/request.c http/files.c $(pkg-config --cflags --libs kolo) -o http_server
+ * Try:    ./http_server --root ~/Documents      then open the printed URL, or: curl -O URL/some/file
+ * Stop:   Ctrl-C finishes the replies under way, a second Ctrl-C does not wait for them.
+ *
+ * What it shows of kolo:
+ *   - a listener, and one table of callbacks that says how every connection behaves (on_accept)
+ *   - replies of any size in flat memory: the next piece of a file is read when the last one has left
+ *     (kolo_stream_write_owned), small replies are copied and the high watermark is obeyed (kolo_stream_write, on_drain)
+ *   - timeouts: the stream itself keeps those for silence and stalls, a timer keeps the deadline of a whole request
+ *   - closing in order: half-close, wait for the peer's end, close; and memory freed in on_close, the last callback
+ *   - signals, and a stop that drains
+ * All of kolo is in this file; http/ holds what it needs of HTTP, paths and folders (http/http.h tells).
+ *
+ * How a connection works. Bytes come in on_data, in the loop's own buffer. Whole requests are answered right from there;
+ * what is left (a part of a request, or requests behind a reply that is still being sent) is held in memory of the
+ * connection until its turn comes. An idle connection holds neither buffer nor file.
+ *
+ * Memory of one connection, at most: 16 KiB + one read (64 KiB) of held requests, one piece of a file (64 KiB) or one
+ * folder listing (4 MiB), and 64 KiB + one small reply (33 KiB) in the stream's write queue.
+ *
+ * POSIX only. Files are read on the loop's thread: right for local disks, not for a network share that may hang. */
+#include "http/http.h"
+#include <kolo.h>
+
+#include <errno.h>
+#include <inttypes.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+enum {
+    SMALL_FILE_BYTES = 32 * 1024,       /* sent with its header in one copy; a bigger file goes in pieces */
+    PIECE_BYTES = 64 * 1024,
+    LINGER_BYTES_MAX = 1024 * 1024,     /* what a client may still send after our last word */
+    LINGER_SECONDS = 2,
+    STOP_SECONDS = 5                    /* what replies under way get to finish when the server is stopped */
+};
+static const uint64_t SECOND_NS = UINT64_C(1000000000);
+
+/* ---- the server and its connections -------------------------------------------------------------------------------- */
+
+struct connection {
+    struct connection *next, *previous;
+    kolo_tcp stream;
+    kolo_timer deadline;   /* for a request that has begun, or for lingering; 0 while neither */
+    unsigned char *held;   /* input whose turn has not come; NULL when there is none */
+    size_t held_length, held_capacity;
+    size_t scanned;        /* how much of an unfinished request has been looked at */
+    size_t body_left;      /* of a request's body that is thrown away */
+    size_t lingered;       /* bytes thrown away after our last word */
+    char *piece;           /* what is being sent; the stream reads from it until on_piece_sent */
+    off_t offset;          /* where in the file the next piece starts */
+    uint64_t left;         /* bytes of the file still to be read */
+    int file;              /* -1: none */
+    bool sending;          /* a reply is sent piece by piece */
+    bool blocked;          /* small replies stand above the high watermark; on_drain will say when they have left */
+    bool read_paused;
+    bool idle_timeout_off;
+    bool blank_seen;       /* the one empty line that may stand before a request */
+    bool close_after;      /* no further request is answered */
+    bool peer_ended;       /* no further byte will come */
+    bool finishing;        /* our last word is said: half-closed once the queue has left, input is thrown away */
+    bool drained;          /* ... and it has left */
+};
+
+static struct {
+    kolo_loop *loop;
+    kolo_listener listener;
+    kolo_signal interrupt, terminate;
+    kolo_timer grace; /* while stopping */
+    struct connection *connections;
+    struct builder reply; /* the reply being composed; its memory is used again */
+    struct root root;
+    bool quiet;
+    bool stopping;
+    bool out_of_descriptors;
+    uint64_t idle_ns, request_ns;
+} server;
+
+static void say(const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    vfprintf(stderr, format, arguments);
+    va_end(arguments);
+    fputc('\n', stderr);
+}
+
+/* For calls that only fail when the program is wrong, or before it serves anybody. */
+static int check(int result, const char *what)
+{
+    if (result < 0) {
+        say("http_server: %s: %s (%s)", what, kolo_strerror(result), kolo_error_name(result));
+        exit(1);
+    }
+    return result;
+}
+
+static bool is_busy(const struct connection *c)
+{
+    return c->sending || c->blocked;
+}
+
+static void on_deadline(kolo_loop *loop, kolo_timer timer, void *user);
+
+static void arm_deadline(struct connection *c, uint64_t delay_ns)
+{
+    if (c->deadline == 0)
+        check(kolo_timer_open(server.loop, on_deadline, c, &c->deadline), "open a timer");
+    check(kolo_timer_start(server.loop, c->deadline, delay_ns, 0), "start a timer");
+}
+
+static void disarm_deadline(struct connection *c)
+{
+    if (c->deadline != 0)
+        kolo_close(server.loop, c->deadline);
+    c->deadline = 0;
+}
+
+static void release_held(struct connection *c)
+{
+    free(c->held);
+    c->held = NULL;
+    c->held_length = c->held_capacity = 0;
+}
+
+static void release_file(struct connection *c)
+{
+    if (c->file >= 0)
+        close(c->file);
+    c->file = -1;
+    free(c->piece);
+    c->piece = NULL;
+}
+
+/* Ends a connection at once. Its memory lives on until on_close. */
+static void drop(struct connection *c)
+{
+    c->finishing = true;
+    kolo_close(server.loop, c->stream); /* KOLO_EBADF when an error has closed it already */
+}
+
+/* Ends a connection whose reply cannot be completed: with a reset, so that half a file does not look like a whole one. */
+static void drop_broken(struct connection *c)
+{
+    c->finishing = true;
+    kolo_stream_reset(server.loop, c->stream);
+}
+
+static void on_drained(kolo_loop *loop, kolo_stream stream, int status, void *user)
+{
+    struct connection *c = user;
+    (void)stream;
+    if (status < 0)
+        return; /* closing: on_close comes */
+    c->drained = true;
+    /* Closing while the client still sends would reset the connection, and our last reply could be lost with it. So its
+     * end is awaited, for a while. */
+    if (c->peer_ended || server.stopping)
+        kolo_close(loop, c->stream);
+    else
+        arm_deadline(c, LINGER_SECONDS * SECOND_NS);
+}
+
+/* Ends a connection in order: what is queued leaves, then our end is closed, then the peer's end is awaited. */
+static void finish(struct connection *c)
+{
+    if (c->finishing)
+        return;
+    c->finishing = true;
+    disarm_deadline(c);
+    release_held(c);
+    if (kolo_stream_shutdown(server.loop, c->stream, on_drained, c) < 0
+        || kolo_stream_set_timeouts(server.loop, c->stream, 0, server.idle_ns) < 0
+        || (c->read_paused && kolo_stream_read_start(server.loop, c->stream) < 0))
+        drop(c);
+}
+
+/* ---- replies ------------------------------------------------------------------------------------------------------- */
+
+static void log_request(const struct connection *c, const struct request *request, int status)
+{
+    char method[32], target[200], peer[KOLO_ADDRESS_TEXT_MAX] = "-";
+    kolo_address address;
+    if (server.quiet)
+        return;
+    if (kolo_tcp_peer(server.loop, c->stream, &address) == 0 && kolo_address_format(&address, peer, sizeof peer) < 0)
+        strcpy(peer, "-");
+    format_printable(request->method, method, sizeof method);
+    format_printable(request->target, target, sizeof target);
+    say("%s %d %s %s", peer, status, method, target);
+}
+
+/* A reply is composed in server.reply: begin_reply, more fields by put_*, end_header, a body, send_reply. */
+static void begin_reply(struct connection *c, const struct request *request, int status)
+{
+    static time_t date_time = -1;
+    static char date[32];
+    time_t now = time(NULL);
+    struct builder *reply = &server.reply;
+    if (now != date_time) {
+        format_date(now, date);
+        date_time = now;
+    }
+    log_request(c, request, status);
+    reply->length = 0;
+    reply->failed = false;
+    put_format(reply, "HTTP/1.1 %d %s\r\nDate: %s\r\n", status, status_text(status), date);
+    if (c->close_after)
+        put(reply, "Connection: close\r\n");
+    else if (request->says_keep_alive)
+        put(reply, "Connection: keep-alive\r\n");
+}
+
+static void end_header(void)
+{
+    put(&server.reply, "\r\n");
+}
+
+static void send_reply(struct connection *c)
+{
+    int result = KOLO_ENOMEM;
+    if (!server.reply.failed)
+        result = kolo_stream_write(server.loop, c->stream, server.reply.text, server.reply.length);
+    if (result < 0)
+        drop(c);
+    else if (result == 1)
+        c->blocked = true;
+}
+
+/* A whole reply with the status as its text. `fields` are whole lines, or NULL. */
+static void reply_status(struct connection *c, const struct request *request, int status, const char *fields)
+{
+    struct builder *reply = &server.reply;
+    size_t body_length = 5 + strlen(status_text(status)); /* "404 Not Found\n" */
+    if (status == 503)
+        c->close_after = true; /* gives a descriptor back */
+    begin_reply(c, request, status);
+    if (fields != NULL)
+        put(reply, fields);
+    if (status != 204)
+        put_format(reply, "Content-Type: text/plain; charset=utf-8\r\nContent-Length: %zu\r\n", body_length);
+    end_header();
+    if (status != 204 && !request->head)
+        put_format(reply, "%d %s\n", status, status_text(status));
+    send_reply(c);
+}
+
+static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void *user);
+
+static void send_piece(struct connection *c, size_t length)
+{
+    kolo_buffer piece = {c->piece, length};
+    if (kolo_stream_write_owned(server.loop, c->stream, &piece, 1, on_piece_sent, c, NULL) < 0)
+        drop(c);
+}
+
+static void send_next_piece(struct connection *c)
+{
+    size_t length = c->left < PIECE_BYTES ? (size_t)c->left : PIECE_BYTES;
+    if (!read_exactly(c->file, c->piece, length, c->offset)) {
+        say("http_server: a file became shorter, or could not be read, while it was sent; its connection is reset");
+        drop_broken(c);
+        return;
+    }
+    c->offset += (off_t)length;
+    c->left -= length;
+    send_piece(c, length);
+}
+
+static void go_on(struct connection *c);
+
+static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    if (status < 0)
+        return; /* closing: on_close frees what we hold */
+    if (c->left > 0) {
+        send_next_piece(c);
+        return;
+    }
+    release_file(c);
+    c->sending = false;
+    go_on(c);
+}
+
+static int status_of_errno(int error)
+{
+    switch (error) {
+    case ENOENT: case ENOTDIR: case ENAMETOOLONG: return 404;
+    case EACCES: case EPERM: case EXDEV: case ELOOP: case ENXIO: return 403;
+    case EMFILE: case ENFILE: case ENOMEM: case EAGAIN: return 503;
+    default: return 500;
+    }
+}
+
+/* Answers with a regular file. Takes the descriptor. */
+static void reply_file(struct connection *c, const struct request *request, int file, const struct stat *info,
+                       const char *path)
+{
+    struct builder *reply = &server.reply;
+    char etag[80], modified_text[32], line[64];
+    int64_t modified = (int64_t)info->st_mtime;
+    uint64_t size = (uint64_t)info->st_size, first = 0, length = size;
+    format_etag(info, etag);
+    format_date(info->st_mtime, modified_text);
+    int status = evaluate_conditions(request, etag, modified);
+    if (status == 200)
+        status = evaluate_range(request, etag, modified, size, &first, &length);
+    if (status == 412 || status == 416) {
+        close(file);
+        snprintf(line, sizeof line, "Content-Range: bytes */%" PRIu64 "\r\n", size);
+        reply_status(c, request, status, status == 416 ? line : NULL);
+        return;
+    }
+    begin_reply(c, request, status);
+    put_format(reply, "Last-Modified: %s\r\nETag: %s\r\nCache-Control: no-cache\r\n", modified_text, etag);
+    if (status == 206)
+        put_format(reply, "Content-Range: bytes %" PRIu64 "-%" PRIu64 "/%" PRIu64 "\r\n", first, first + length - 1, size);
+    if (status != 304)
+        put_format(reply, "Content-Type: %s\r\nContent-Length: %" PRIu64 "\r\nAccept-Ranges: bytes\r\n"
+                   "X-Content-Type-Options: nosniff\r\n", content_type(path), length);
+    end_header();
+    if (status == 304 || request->head || length == 0) {
+        close(file);
+        send_reply(c);
+    } else if (length <= SMALL_FILE_BYTES) {
+        char *room = builder_room(reply, (size_t)length);
+        bool whole = room != NULL && read_exactly(file, room, (size_t)length, (off_t)first);
+        close(file);
+        if (whole) {
+            reply->length += (size_t)length;
+            send_reply(c);
+        } else {
+            drop_broken(c);
+        }
+    } else {
+        c->file = file;
+        c->offset = (off_t)first;
+        c->left = length;
+        c->piece = malloc(PIECE_BYTES);
+        c->sending = true;
+        if (c->piece == NULL) {
+            drop(c);
+            return;
+        }
+        send_reply(c);
+        if (!c->finishing)
+            send_next_piece(c); /* leaves together with the header when this callback returns */
+    }
+}
+/* Answers with the listing of a folder. Takes the descriptor. */
+static void reply_listing(struct connection *c, const struct request *request, int folder, const char *path)
+{
+    struct builder page = {NULL, 0, 0, false};
+    if (put_listing(&page, folder, path) != 0) {
+        free(page.text);
+        reply_status(c, request, status_of_errno(errno), NULL);
+        return;
+    }
+    begin_reply(c, request, 200);
+    put_format(&server.reply, "Content-Type: text/html; charset=utf-8\r\nContent-Length: %zu\r\n"
+               "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n", page.length);
+    end_header();
+    send_reply(c);
+    if (request->head || c->finishing) {
+        free(page.text);
+        return;
+    }
+    c->piece = page.text;
+    c->left = 0; /* the page is the only piece */
+    c->sending = true;
+    send_piece(c, page.length);
+}
+
+/* Answers a request for a folder whose path does not end in a slash: without it, relative links would lead astray. */
+static void reply_redirect(struct connection *c, const struct request *request, const char *path)
+{
+    begin_reply(c, request, 301);
+    put(&server.reply, "Location: /");
+    put_url_path(&server.reply, path);
+    put(&server.reply, "/\r\nContent-Length: 0\r\n");
+    end_header();
+    send_reply(c);
+}
+
+static void reply_folder(struct connection *c, const struct request *request, int folder, const char *path)
+{
+    char index_path[PATH_BYTES_MAX + 16];
+    struct stat info;
+    snprintf(index_path, sizeof index_path, "%s/index.html", path);
+    int file = open_beneath(&server.root, index_path, &info);
+    if (file >= 0 && S_ISREG(info.st_mode)) {
+        close(folder);
+        reply_file(c, request, file, &info, index_path);
+    } else if (file < 0 && errno != ENOENT) {
+        int status = status_of_errno(errno);
+        close(folder);
+        reply_status(c, request, status, NULL);
+    } else {
+        if (file >= 0)
+            close(file); /* a folder of that name */
+        reply_listing(c, request, folder, path);
+    }
+}
+
+static void reply_path(struct connection *c, const struct request *request)
+{
+    struct text rest = request->target, target = text_cut(&rest, '?');
+    char path[PATH_BYTES_MAX];
+    bool folder = false;
+    struct stat info;
+    int status = decode_path(target, path, &folder);
+    int file = status == 0 ? open_beneath(&server.root, path, &info) : -1;
+    if (file < 0) {
+        reply_status(c, request, status != 0 ? status : status_of_errno(errno), NULL);
+    } else if (S_ISDIR(info.st_mode) && folder) {
+        reply_folder(c, request, file, path);
+    } else if (S_ISDIR(info.st_mode)) {
+        close(file);
+        reply_redirect(c, request, path);
+    } else if (S_ISREG(info.st_mode) && !folder) {
+        reply_file(c, request, file, &info, path);
+    } else { /* a file asked for as a folder; or a device, a FIFO */
+        close(file);
+        reply_status(c, request, folder ? 404 : 403, NULL);
+    }
+}
+/* Answers one whole request. */
+static void answer(struct connection *c, const char *header, size_t length)
+{
+    static const char *const known_methods[] = {"POST", "PUT", "DELETE", "PATCH", "TRACE", "CONNECT"};
+    static const char allow[] = "Allow: GET, HEAD, OPTIONS\r\n";
+    struct request request;
+    int status = parse_request(header, length, &request);
+    if (status != 0) {
+        c->close_after = true; /* where the next request would begin is anybody's guess */
+        reply_status(c, &request, status, NULL);
+        return;
+    }
+    c->body_left = (size_t)request.body_length;
+    /* A client that waits for "100 Continue" may send its body after our reply, or not: only the end is unambiguous. */
+    c->close_after = !request.keep_alive || server.stopping || (request.expects_continue && request.body_length > 0);
+    if (text_is(request.method, "GET") || request.head) {
+        reply_path(c, &request);
+        return;
+    }
+    if (text_is(request.method, "OPTIONS")) {
+        reply_status(c, &request, 204, allow);
+        return;
+    }
+    status = 501;
+    for (size_t i = 0; i < sizeof known_methods / sizeof known_methods[0]; i++)
+        if (text_is(request.method, known_methods[i]))
+            status = 405;
+    reply_status(c, &request, status, status == 405 ? allow : NULL);
+}
+/* ---- a connection's life ------------------------------------------------------------------------------------------- */
+
+/* Answers the whole requests in `data`, as many as may be answered now, and gives how much of it is done with. */
+static size_t consume(struct connection *c, const char *data, size_t length)
+{
+    size_t used = 0, header_length;
+    while (used < length) {
+        const char *rest = data + used;
+        if (c->finishing)
+            return length;
+        if (c->body_left > 0) {
+            size_t skipped = length - used < c->body_left ? length - used : c->body_left;
+            c->body_left -= skipped;
+            used += skipped;
+            if (c->body_left == 0)
+                disarm_deadline(c);
+            continue;
+        }
+        if (is_busy(c))
+            break;
+        if (!c->blank_seen && length - used >= 2 && memcmp(rest, "\r\n", 2) == 0) {
+            c->blank_seen = true; /* RFC 9112 §2.2: old clients send one after a body */
+            c->scanned = 0;
+            used += 2;
+            continue;
+        }
+        int status = find_header(rest, length - used, &c->scanned, &header_length);
+        if (status == 0 && header_length == 0)
+            break;
+        c->scanned = 0;
+        c->blank_seen = false;
+        disarm_deadline(c);
+        if (status != 0) {
+            struct request unknown;
+            memset(&unknown, 0, sizeof unknown);
+            c->close_after = true;
+            reply_status(c, &unknown, status, NULL);
+        } else {
+            answer(c, rest, header_length);
+            used += header_length;
+        }
+        if (c->close_after && !c->sending)
+            finish(c);
+    }
+    return used;
+}
+
+static void consume_held(struct connection *c)
+{
+    size_t used = consume(c, (const char *)c->held, c->held_length);
+    if (c->finishing) /* released already */
+        return;
+    c->held_length -= used;
+    if (c->held_length == 0)
+        release_held(c);
+    else if (used > 0)
+        memmove(c->held, c->held + used, c->held_length);
+}
+
+static bool hold(struct connection *c, const uint8_t *data, size_t length)
+{
+    if (c->held_capacity - c->held_length < length) {
+        size_t capacity = c->held_length + length;
+        if (capacity < 2 * c->held_capacity)
+            capacity = 2 * c->held_capacity; /* a client that sends byte by byte */
+        unsigned char *held = realloc(c->held, capacity);
+        if (held == NULL) {
+            drop(c);
+            return false;
+        }
+        c->held = held;
+        c->held_capacity = capacity;
+    }
+    memcpy(c->held + c->held_length, data, length);
+    c->held_length += length;
+    return true;
+}
+
+/* Brings timers and reading in line with what the connection waits for now. Called at the end of every event. */
+static void settle(struct connection *c)
+{
+    bool busy = is_busy(c);
+    int result = 0;
+    if (c->finishing)
+        return;
+    if (c->peer_ended && !busy) {
+        finish(c); /* what is held can never become a request */
+        return;
+    }
+    bool pause = busy && c->held_length >= HEADER_BYTES_MAX;
+    if (pause != c->read_paused) {
+        c->read_paused = pause;
+        result = pause ? kolo_stream_read_stop(server.loop, c->stream) : kolo_stream_read_start(server.loop, c->stream);
+    }
+    if (result >= 0 && busy != c->idle_timeout_off) { /* who waits for our reply is not idle */
+        c->idle_timeout_off = busy;
+        result = kolo_stream_set_timeouts(server.loop, c->stream, busy ? 0 : server.idle_ns, server.idle_ns);
+    }
+    if (result < 0) {
+        drop(c);
+        return;
+    }
+    bool begun = !busy && (c->held_length > 0 || c->body_left > 0);
+    if (!begun)
+        disarm_deadline(c);
+    else if (c->deadline == 0)
+        arm_deadline(c, server.request_ns);
+}
+
+/* A reply has left, or room for more: on with the requests behind it. */
+static void go_on(struct connection *c)
+{
+    if (c->close_after && !is_busy(c))
+        finish(c);
+    if (!c->finishing)
+        consume_held(c);
+    settle(c);
+}
+
+static void on_data(kolo_loop *loop, kolo_stream stream, const uint8_t *data, size_t length, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    if (c->finishing) {
+        c->lingered += length;
+        if (c->lingered > LINGER_BYTES_MAX)
+            drop(c);
+        return;
+    }
+    if (c->held_length == 0) { /* the usual case: answered right from the loop's buffer */
+        size_t used = consume(c, (const char *)data, length);
+        data += used;
+        length -= used;
+        if (!c->finishing && length > 0)
+            hold(c, data, length);
+    } else if (hold(c, data, length)) {
+        consume_held(c);
+    }
+    settle(c);
+}
+
+static void on_end(kolo_loop *loop, kolo_stream stream, void *user)
+{
+    struct connection *c = user;
+    c->peer_ended = true;
+    if (c->drained)
+        kolo_close(loop, stream);
+    else
+        settle(c); /* a client may half-close and wait for its replies */
+}
+
+static void on_drain(kolo_loop *loop, kolo_stream stream, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    c->blocked = false;
+    if (!is_busy(c))
+        go_on(c);
+}
+
+static void on_timeout(kolo_loop *loop, kolo_stream stream, int which, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    if (which == KOLO_TIMEOUT_WRITE)
+        drop(c); /* takes nothing: nothing more can be said to it */
+    else if (c->deadline == 0 && !is_busy(c)) /* a request that has begun has its deadline */
+        finish(c);
+}
+
+/* A request did not come whole in its time, or the client did not end after our last word. */
+static void on_deadline(kolo_loop *loop, kolo_timer timer, void *user)
+{
+    struct connection *c = user;
+    struct request unknown;
+    (void)loop;
+    (void)timer;
+    if (c->finishing) {
+        drop(c);
+        return;
+    }
+    c->close_after = true;
+    memset(&unknown, 0, sizeof unknown);
+    if (c->body_left == 0) /* else it has its reply already */
+        reply_status(c, &unknown, 408, NULL);
+    finish(c);
+}
+
+static void end_when_drained(void);
+
+static void on_close(kolo_loop *loop, kolo_stream stream, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    disarm_deadline(c);
+    release_held(c);
+    release_file(c);
+    if (c->previous != NULL)
+        c->previous->next = c->next;
+    else
+        server.connections = c->next;
+    if (c->next != NULL)
+        c->next->previous = c->previous;
+    free(c);
+    end_when_drained();
+}
+
+static void on_accept(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, void *user)
+{
+    (void)listener;
+    (void)user;
+    kolo_stream_handler connection_handler = KOLO_STREAM_HANDLER_INIT; /* no on_error: on_close follows it anyway */
+    connection_handler.on_data = on_data;
+    connection_handler.on_end = on_end;
+    connection_handler.on_drain = on_drain;
+    connection_handler.on_timeout = on_timeout;
+    connection_handler.on_close = on_close;
+    struct connection *c = calloc(1, sizeof *c);
+    server.out_of_descriptors = false;
+    if (c == NULL || kolo_stream_attach(loop, stream, &connection_handler, c) < 0) {
+        free(c);
+        return; /* a stream without a handler is closed now */
+    }
+    c->stream = stream;
+    c->file = -1;
+    c->next = server.connections;
+    if (c->next != NULL)
+        c->next->previous = c;
+    server.connections = c;
+    if (kolo_stream_set_timeouts(loop, stream, server.idle_ns, server.idle_ns) < 0)
+        drop(c);
+}
+
+/* The listener lives on and tries again by itself; clients wait in its backlog. */
+static void on_listener_error(kolo_loop *loop, kolo_listener listener, int error, void *user)
+{
+    (void)loop;
+    (void)listener;
+    (void)user;
+    if (!server.out_of_descriptors)
+        say("http_server: accept: %s (%s); serving those who are here", kolo_strerror(error), kolo_error_name(error));
+    server.out_of_descriptors = true;
+}
+
+/* ---- stopping ------------------------------------------------------------------------------------------------------ */
+
+/* Nothing is left that could keep the loop alive: kolo_loop_run returns. */
+static void end_when_drained(void)
+{
+    if (!server.stopping || server.connections != NULL)
+        return;
+    kolo_close(server.loop, server.grace);
+    kolo_close(server.loop, server.interrupt);
+    kolo_close(server.loop, server.terminate);
+}
+
+static void on_grace_over(kolo_loop *loop, kolo_timer timer, void *user)
+{
+    (void)timer;
+    (void)user;
+    say("http_server: connections cut off: their replies took too long");
+    kolo_loop_stop(loop);
+}
+
+static void on_signal(kolo_loop *loop, kolo_signal signal_handle, int number, void *user)
+{
+    (void)signal_handle;
+    (void)number;
+    (void)user;
+    if (server.stopping) {
+        kolo_loop_stop(loop);
+        return;
+    }
+    server.stopping = true;
+    check(kolo_close(loop, server.listener), "close the listener");
+    check(kolo_timer_open(loop, on_grace_over, NULL, &server.grace), "open a timer");
+    check(kolo_timer_start(loop, server.grace, STOP_SECONDS * SECOND_NS, 0), "start a timer");
+    size_t busy_count = 0;
+    for (struct connection *c = server.connections; c != NULL; c = c->next) {
+        c->close_after = true;
+        if (c->drained)
+            drop(c);
+        else if (!is_busy(c))
+            finish(c);
+        else
+            busy_count++;
+    }
+    if (!server.quiet)
+        say("Stopping: %zu replies under way (again to end at once)", busy_count);
+    end_when_drained();
+}
+
+/* ---- starting ------------------------------------------------------------------------------------------------------ */
+
+static int usage(void)
+{
+    fputs("usage: http_server [options]\n"
+          "  --root FOLDER              what to serve, default: the current folder\n"
+          "  --port NUMBER              default 8080, or a free one if it is taken; 0: a free one\n"
+          "  --bind ADDRESS             numeric IPv4 or IPv6, default 127.0.0.1: this machine only\n"
+          "  --idle SECONDS             closes connections that ask for nothing, or take nothing, default 60\n"
+          "  --header-timeout SECONDS   what a request gets to arrive whole, default 10\n"
+          "  --quiet                    does not print the requests\n",
+          stderr);
+    return 2;
+}
+
+static bool parse_seconds(const char *text, uint64_t *out_ns)
+{
+    char *end;
+    double seconds = strtod(text, &end);
+    if (end == text || *end != '\0' || !(seconds >= 0.001 && seconds <= 1e6))
+        return false;
+    *out_ns = (uint64_t)(seconds * 1e9);
+    return true;
+}
+
+static void start_listening(const char *bind_text, uint16_t port)
+{
+    kolo_address address;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    handler.on_accept = on_accept;
+    handler.on_error = on_listener_error;
+    check(kolo_address_parse(bind_text, port, &address), bind_text);
+    int result = kolo_tcp_listen(server.loop, &address, NULL, &handler, NULL, &server.listener);
+    if (result == KOLO_EADDRINUSE && port != 0) {
+        say("http_server: port %u is taken, using a free one", (unsigned)port);
+        address.port = 0;
+        result = kolo_tcp_listen(server.loop, &address, NULL, &handler, NULL, &server.listener);
+    }
+    check(result, "listen");
+}
+
+static void start_signal(int number, kolo_signal *out)
+{
+    check(kolo_signal_open(server.loop, on_signal, NULL, out), "open a signal handle");
+    check(kolo_signal_start(server.loop, *out, number), "watch a signal");
+}
+
+int main(int count, char **arguments)
+{
+    const char *root = ".", *bind_text = "127.0.0.1";
+    struct text number;
+    uint64_t port = 8080;
+    server.idle_ns = 60 * SECOND_NS;
+    server.request_ns = 10 * SECOND_NS;
+    for (int i = 1; i < count; i++) {
+        const char *option = arguments[i], *value = i + 1 < count ? arguments[i + 1] : NULL;
+        if (strcmp(option, "--quiet") == 0) {
+            server.quiet = true;
+            continue;
+        }
+        if (value == NULL)
+            return usage();
+        i++;
+        number.at = value;
+        number.length = strlen(value);
+        if (strcmp(option, "--root") == 0)
+            root = value;
+        else if (strcmp(option, "--bind") == 0)
+            bind_text = value;
+        else if (strcmp(option, "--port") == 0 ? !text_number(number, &port) || port > 65535
+                 : strcmp(option, "--idle") == 0 ? !parse_seconds(value, &server.idle_ns)
+                 : strcmp(option, "--header-timeout") == 0 ? !parse_seconds(value, &server.request_ns) : true)
+            return usage();
+    }
+    if (root_open(&server.root, root) != 0) {
+        say("http_server: %s: %s", root, strerror(errno));
+        return 1;
+    }
+    check(kolo_loop_new(NULL, &server.loop), "create the loop");
+    start_listening(bind_text, (uint16_t)port);
+    start_signal(SIGINT, &server.interrupt);
+    start_signal(SIGTERM, &server.terminate);
+
+    kolo_address bound;
+    char text[KOLO_ADDRESS_TEXT_MAX];
+    check(kolo_listener_address(server.loop, server.listener, &bound), "ask for the address");
+    check(kolo_address_format(&bound, text, sizeof text), "format the address");
+    printf("Serving %s at http://%s/\n", server.root.path, text);
+    fflush(stdout);
+
+    check(kolo_loop_run(server.loop, KOLO_RUN_DEFAULT), "run the loop");
+    check(kolo_loop_free(server.loop), "free the loop"); /* closes what is still open, and runs its on_close */
+    root_close(&server.root);
+    free(server.reply.text);
+    return 0;
+}
