@@ -182,6 +182,7 @@ check "exported symbols, struct sizes, constants" scripts/abi "$prefix"
 check "install in a staging folder" staged
 check "uninstall takes away kolo's files and no others" uninstalled
 check "libraries in a folder outside the prefix" libraries_outside_the_prefix
+check "links of the pages" python3 tests/packaging/links.py
 check "README's C program" readme_c_program
 check "README's Rust program" readme_rust_program
 
