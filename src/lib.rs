@@ -1,1 +1,70 @@
-//! kolo.
+//! kolo is an event loop: one thread waits for many things at once, and calls a function when
+//! one of them happens. Timers, TCP streams and listeners, signals, other threads' work and
+//! foreign descriptors; for Rust here, and for C and every language that can call C through
+//! `kolo.h`.
+//!
+//! ```
+//! use kolo::{Loop, RunMode, Stream, TcpListener, TcpStream};
+//!
+//! let lp = Loop::new()?;
+//! // An echo server: what comes is sent back.
+//! let listener = TcpListener::listen(&lp, "127.0.0.1:0".parse().unwrap(), |lp: &Loop, _, tcp: TcpStream| {
+//!     let echo = |lp: &Loop, stream: Stream, data: &[u8]| {
+//!         stream.write(lp, data).unwrap();
+//!     };
+//!     tcp.attach(lp, echo).unwrap();
+//! })?;
+//! println!("echo at {}", listener.address(&lp)?);
+//! # lp.unref(listener)?;
+//! lp.run(RunMode::Default)?;
+//! # Ok::<(), kolo::Error>(())
+//! ```
+//!
+//! # What holds everywhere
+//!
+//! - **A handle is a number.** It can be copied and kept; after [`Loop::close`] every use of it
+//!   gives [`Code::EBADF`].
+//! - **Callbacks run inside [`Loop::run`]**, one at a time, on the loop's thread, and never
+//!   inside the call that causes them. Each may call anything of the loop, also close its own
+//!   handle or another.
+//! - **Close is last.** No callback of a handle comes after its `on_close`.
+//! - **A panic in a callback unwinds out of [`Loop::run`]**, and the loop can be run again.
+//! - **Time is monotonic**, in nanoseconds; timers never fire early.
+//! - **Threads**: a [`Loop`] and all that takes one belongs to the thread that made it; others
+//!   use a [`Remote`].
+
+#![deny(missing_docs, unsafe_op_in_unsafe_fn, rustdoc::broken_intra_doc_links)]
+#![warn(clippy::undocumented_unsafe_blocks)]
+
+#[cfg(feature = "capi")]
+pub mod capi;
+mod driver;
+mod error;
+mod event_loop;
+mod handles;
+mod hook;
+mod metrics;
+mod net;
+mod options;
+mod poll;
+mod remote;
+mod signal;
+mod stream;
+mod sys;
+mod timer;
+mod timers;
+
+pub use driver::Interest;
+pub use error::{last_system_error, Code, Error, Result};
+pub use event_loop::{Loop, RunMode, Task};
+pub use handles::{Id, Kind};
+pub use hook::{Hook, HookKind};
+pub use metrics::Metrics;
+pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
+pub use net::tcp::{ConnectOptions, Keepalive, RawSocket, TcpStream};
+pub use options::{LoopOptions, SlowCallback};
+pub use poll::Poll;
+pub use remote::{Remote, Waker};
+pub use signal::Signal;
+pub use stream::{Flow, Payload, Stream, StreamHandler, Timeout, WriteId};
+pub use timer::Timer;

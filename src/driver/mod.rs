@@ -1,0 +1,267 @@
+//! The kernel, behind one contract: ask for work, get completions.
+//!
+//! # The contract
+//!
+//! A handle owns a [`Source`]: its descriptor and what the driver remembers of it. It asks a
+//! [`Driver`] for work on that source, naming itself by its [`Id`], and finds the outcome among
+//! the [`Completion`]s. A readiness driver performs the system call itself when the kernel says
+//! ready; a completion driver hands the call to the kernel. Nothing above knows which.
+//!
+//! 1. The loop calls [`Driver::wait`] once a turn, then [`Driver::next`] until it gives `None`.
+//!    All that is not yet handed out stays inside the driver, so a panic in a callback between
+//!    two calls loses nothing.
+//! 2. A completion is only made for a live source: the driver asks [`Sources`] for it by `Id`,
+//!    and an `Id` whose handle is closed is not found, whatever the kernel still reports.
+//! 3. Receiving and accepting go on until stopped ("multishot"); connecting and sending end
+//!    with one completion.
+//! 4. `send` takes what it can at once, and keeps no hold on the caller's memory. When it took
+//!    less than it was given, a [`Completion::Sent`] follows, after which the caller sends again
+//!    what is left.
+//! 5. Received bytes stand in the driver's own memory ([`Received`]), which the caller gives
+//!    back with [`Driver::recycle`]; or, for a source that receives into its owner's memory, a
+//!    [`Completion::Readable`] asks for [`Driver::receive_into`].
+//! 6. One turn is bounded: at most `events` completions are collected by a wait, at most
+//!    [`RECEIVE_BUDGET`] bytes come from one stream before the others have their turn, and at
+//!    most the listener's own number of connections are accepted from it.
+//! 7. After `close` or `release` no completion comes for that source.
+
+#[cfg(target_os = "linux")]
+pub(crate) mod epoll;
+pub(crate) mod polling;
+pub(crate) mod readiness;
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bitflags::bitflags;
+use socket2::Socket;
+
+use crate::error::{Code, Error, Result};
+use crate::handles::Id;
+use crate::sys::Descriptor;
+
+/// The size of the buffer that streams share for receiving: what one call can bring.
+///
+/// 64 KiB: below that streaming costs more calls, above it the buffer no longer stays in the
+/// second-level cache.
+pub(crate) const RECEIVE_BUFFER: usize = 64 * 1024;
+
+/// Bytes that one stream may bring in one turn before the others have theirs.
+pub(crate) const RECEIVE_BUDGET: usize = 4 * RECEIVE_BUFFER;
+
+/// Slices handed to the kernel by one send. 64 small writes fill a segment many times over; more
+/// would only make the array on the stack bigger.
+pub(crate) const SLICES_MAX: usize = 64;
+
+bitflags! {
+    /// What a source waits for, and what is known of it.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct State: u16 {
+        /// The selector knows the descriptor.
+        const REGISTERED = 1;
+        /// Receives until stopped.
+        const RECEIVE = 1 << 1;
+        /// Receives into its owner's memory.
+        const OWN_MEMORY = 1 << 2;
+        /// Accepts until stopped.
+        const ACCEPT = 1 << 3;
+        /// A connect is under way.
+        const CONNECT = 1 << 4;
+        /// A send found no room and waits for it.
+        const SEND = 1 << 5;
+        /// The kernel said readable, and it was not read empty since.
+        const READABLE = 1 << 6;
+        /// Stands in the list of sources to go on with in the next turn.
+        const CARRIED = 1 << 7;
+        /// Readable interest is registered.
+        const READ_INTEREST = 1 << 8;
+        /// Writable interest is registered.
+        const WRITE_INTEREST = 1 << 9;
+        /// The peer is known to have ended or broken the connection: read until that shows.
+        const HANGUP = 1 << 10;
+    }
+}
+
+bitflags! {
+    /// What a foreign descriptor is watched for, or found to be.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct Interest: u8 {
+        /// Reading would not block (also at end of file and on errors).
+        const READABLE = 1;
+        /// Writing would not block (also on errors).
+        const WRITABLE = 2;
+        /// The peer closed its writing end, or the connection broke. A hint: not every system
+        /// and not every kind of descriptor tells.
+        const DISCONNECT = 4;
+        /// Urgent data can be read (TCP's out-of-band byte, a terminal's state change).
+        const PRIORITY = 8;
+    }
+}
+
+/// The descriptor behind a source, and who closes it.
+#[derive(Debug)]
+pub(crate) enum Object {
+    /// Released or not yet there.
+    None,
+    /// kolo's own.
+    Socket(Socket),
+    /// The user's: watched, never closed.
+    Foreign(Descriptor),
+}
+
+/// A handle's part in the driver.
+pub(crate) struct Source {
+    pub object: Object,
+    pub state: State,
+    /// For foreign descriptors: what is asked for.
+    pub interest: Interest,
+}
+
+impl Source {
+    pub fn of_socket(socket: Socket) -> Source {
+        Source::new(Object::Socket(socket))
+    }
+
+    pub fn new(object: Object) -> Source {
+        Source {
+            object,
+            state: State::empty(),
+            interest: Interest::empty(),
+        }
+    }
+
+    pub fn socket(&self) -> Result<&Socket> {
+        match &self.object {
+            Object::Socket(socket) => Ok(socket),
+            _ => Err(Code::ENOTCONN.into()),
+        }
+    }
+
+    pub fn descriptor(&self) -> Option<Descriptor> {
+        match &self.object {
+            Object::None => None,
+            Object::Socket(socket) => Some(crate::sys::descriptor_of(socket)),
+            Object::Foreign(descriptor) => Some(*descriptor),
+        }
+    }
+}
+
+/// Where a driver finds the source of a live handle.
+pub(crate) trait Sources {
+    fn source(&mut self, id: Id) -> Option<&mut Source>;
+}
+
+/// Bytes that the driver received, in the driver's own memory.
+pub(crate) struct Received {
+    pub memory: Box<[u8]>,
+    pub length: usize,
+}
+
+impl Received {
+    pub fn bytes(&self) -> &[u8] {
+        &self.memory[..self.length]
+    }
+}
+
+/// What became of the work a handle asked for.
+pub(crate) enum Completion {
+    /// Bytes came.
+    Received(Id, Received),
+    /// Bytes are there, for a source that receives into its owner's memory.
+    Readable(Id),
+    /// The peer ended its side; receiving has stopped.
+    Ended(Id),
+    /// Receiving failed and has stopped.
+    ReceiveFailed(Id, Error),
+    /// A send that took less than it was given may be continued, or has failed.
+    Sent(Id, Result<()>),
+    /// A connect has ended.
+    Connected(Id, Result<()>),
+    /// A connection came.
+    Accepted(Id, Socket),
+    /// Accepting failed and has stopped.
+    AcceptFailed(Id, Error),
+    /// A foreign descriptor is ready, or could not be watched any more.
+    Polled(Id, Result<Interest>),
+}
+
+/// Ends another thread's `wait`. Kept by whoever may call; outlives the driver.
+pub(crate) trait Wake: Send + Sync {
+    fn wake(&self);
+}
+
+/// The contract: see the head of this module.
+pub(crate) trait Driver {
+    fn name(&self) -> &'static str;
+
+    /// Collects completions, waiting at most `timeout_ns` for the first (`None`: without limit).
+    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()>;
+    /// The next completion of this turn.
+    fn next(&mut self, sources: &mut dyn Sources) -> Option<Completion>;
+    /// Whether completions are at hand, so that the next wait must not block.
+    fn has_more(&self) -> bool;
+
+    fn receive_start(&mut self, id: Id, source: &mut Source) -> Result<()>;
+    fn receive_stop(&mut self, id: Id, source: &mut Source);
+    /// Receives into the owner's memory, after a [`Completion::Readable`].
+    fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto;
+    fn recycle(&mut self, received: Received);
+
+    fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize>;
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()>;
+    /// Accepts until stopped, at most `per_turn` connections a turn.
+    fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()>;
+    fn accept_stop(&mut self, id: Id, source: &mut Source);
+
+    /// Watches a foreign descriptor, level-triggered; again with another set to change it.
+    fn poll_start(&mut self, id: Id, source: &mut Source, interest: Interest) -> Result<()>;
+    fn poll_stop(&mut self, id: Id, source: &mut Source);
+
+    /// Ends all work on the source; its descriptor is closed if it is kolo's own.
+    fn close(&mut self, id: Id, source: &mut Source);
+    /// Ends all work on the source and hands its socket out.
+    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket>;
+
+    fn waker(&self) -> Arc<dyn Wake>;
+    /// A descriptor that is readable when completions are at hand, for embedding.
+    fn backend_descriptor(&self) -> Option<Descriptor>;
+    /// In the child of a fork: takes new kernel objects, forgets what the old ones reported.
+    /// Each source must be registered again by [`Driver::restore`].
+    fn forked(&mut self) -> Result<()>;
+    fn restore(&mut self, id: Id, source: &mut Source) -> Result<()>;
+}
+
+/// The outcome of [`Driver::receive_into`].
+pub(crate) enum ReceiveInto {
+    Bytes(usize),
+    Nothing,
+    Ended,
+    Failed(Error),
+}
+
+/// The drivers of this system by name.
+pub(crate) fn open(name: Option<&str>, events: usize) -> Result<Box<dyn Driver>> {
+    match name.unwrap_or("") {
+        #[cfg(target_os = "linux")]
+        "" | "poller" => Ok(Box::new(readiness::Readiness::new(
+            "poller",
+            epoll::Epoll::new(events)?,
+        ))),
+        #[cfg(not(target_os = "linux"))]
+        "" | "poller" => Ok(Box::new(readiness::Readiness::new(
+            "poller",
+            polling::Portable::new(events)?,
+        ))),
+        "polling" => Ok(Box::new(readiness::Readiness::new(
+            "polling",
+            polling::Portable::new(events)?,
+        ))),
+        _ => Err(Code::ENOTSUP.into()),
+    }
+}
+
+/// Whether a call only found nothing to do yet.
+pub(crate) fn would_block(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::WouldBlock
+}

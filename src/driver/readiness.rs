@@ -1,0 +1,600 @@
+//! The readiness driver: turns "ready" into completions by doing the call itself.
+//!
+//! It stands over a [`Selector`], which only knows descriptors and readiness. With an
+//! edge-triggered selector a socket is registered once and the driver remembers what the kernel
+//! told ([`State::READABLE`]); with a level-triggered one the registered interest follows what
+//! is asked for.
+//!
+//! Why edge-triggered with a stop at the short read: a read that did not fill the buffer has
+//! emptied the socket, so the call that would only find that out (`EAGAIN`) is saved; measured,
+//! it is the cheapest of the ways. Two things can hide behind a short read, and are asked for so
+//! that they show in the event: the peer's end (`EPOLLRDHUP`, otherwise swallowed with the same
+//! edge) and urgent data, at whose mark a read stops short. After either, reading goes on until
+//! the socket says that it is empty.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice, Read};
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use socket2::Socket;
+
+use super::{
+    would_block, Completion, Driver, Interest, Object, ReceiveInto, Received, Source, Sources,
+    State, Wake, RECEIVE_BUDGET, RECEIVE_BUFFER,
+};
+use crate::error::{Code, Error, Result};
+use crate::handles::Id;
+use crate::sys::{self, Descriptor};
+
+/// How an interest is registered.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Trigger {
+    /// Each change is told once; only where [`Selector::EDGE`] says so.
+    Edge,
+    /// Told at each wait, as long as it lasts.
+    Level,
+}
+
+/// What a selector found.
+#[derive(Clone, Copy)]
+pub(crate) struct Ready {
+    pub id: Id,
+    pub interest: Interest,
+    /// The connection is broken, or closed in both directions.
+    pub error: bool,
+}
+
+/// Readiness of descriptors: epoll, or what the `polling` crate has on this system.
+pub(crate) trait Selector {
+    /// Whether [`Trigger::Edge`] is to be had.
+    const EDGE: bool;
+
+    fn add(&mut self, at: Descriptor, id: Id, want: Interest, trigger: Trigger) -> Result<()>;
+    fn modify(&mut self, at: Descriptor, id: Id, want: Interest, trigger: Trigger) -> Result<()>;
+    fn delete(&mut self, at: Descriptor, id: Id);
+    /// Before a descriptor that only kolo holds is closed.
+    fn forget(&mut self, at: Descriptor, id: Id);
+    /// Collects what is ready; how many.
+    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<usize>;
+    /// One of those collected; `None` for the selector's own.
+    fn ready(&self, at: usize) -> Option<Ready>;
+    fn waker(&self) -> Arc<dyn Wake>;
+    fn backend_descriptor(&self) -> Option<Descriptor>;
+    fn forked(&mut self) -> Result<()>;
+}
+
+/// The source whose readiness is being worked off.
+struct Current {
+    id: Id,
+    ready: Interest,
+    error: bool,
+    bytes_left: usize,
+    accepts_left: u32,
+}
+
+pub(crate) struct Readiness<S> {
+    name: &'static str,
+    selector: S,
+    collected: usize,
+    handed_out: usize,
+    current: Option<Current>,
+    /// Sources that used up their share of a turn; they go on in the next one.
+    carried: VecDeque<Id>,
+    /// How many of `carried` belong to this turn.
+    carried_now: usize,
+    memory: Option<Box<[u8]>>,
+    /// How many connections each listener may accept a turn: listeners are few.
+    accept_limits: Vec<(Id, u32)>,
+}
+
+impl<S: Selector> Readiness<S> {
+    pub fn new(name: &'static str, selector: S) -> Readiness<S> {
+        Readiness {
+            name,
+            selector,
+            collected: 0,
+            handed_out: 0,
+            current: None,
+            carried: VecDeque::new(),
+            carried_now: 0,
+            memory: None,
+            accept_limits: Vec::new(),
+        }
+    }
+
+    fn begin(&self, id: Id, ready: Interest, error: bool) -> Current {
+        let limit = self
+            .accept_limits
+            .iter()
+            .find(|(listener, _)| *listener == id);
+        let accepts_left = limit.map_or(0, |(_, limit)| *limit);
+        Current {
+            id,
+            ready,
+            error,
+            bytes_left: RECEIVE_BUDGET,
+            accepts_left,
+        }
+    }
+
+    /// The next source to work off: what the kernel reported, then what was left over.
+    fn advance(&mut self, sources: &mut dyn Sources) -> Option<Current> {
+        while self.handed_out < self.collected {
+            let ready = self.selector.ready(self.handed_out);
+            self.handed_out += 1;
+            if let Some(ready) = ready {
+                return Some(self.begin(ready.id, ready.interest, ready.error));
+            }
+        }
+        while self.carried_now > 0 {
+            self.carried_now -= 1;
+            let id = self.carried.pop_front()?;
+            let Some(source) = sources.source(id) else {
+                continue;
+            };
+            source.state.remove(State::CARRIED);
+            if source.state.contains(State::READABLE) {
+                return Some(self.begin(id, Interest::READABLE, false));
+            }
+        }
+        None
+    }
+
+    fn carry(&mut self, id: Id, source: &mut Source) {
+        if !source.state.contains(State::CARRIED) {
+            source.state.insert(State::CARRIED);
+            self.carried.push_back(id);
+        }
+    }
+
+    /// The next completion of the source, `None` when it is worked off.
+    fn step(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        if let Object::Foreign(_) = source.object {
+            return foreign_ready(now, source);
+        }
+        if now.error
+            || now
+                .ready
+                .intersects(Interest::DISCONNECT | Interest::PRIORITY)
+        {
+            source.state.insert(State::HANGUP);
+        }
+        if now.error
+            || now
+                .ready
+                .intersects(Interest::READABLE | Interest::DISCONNECT)
+        {
+            source.state.insert(State::READABLE);
+        }
+        let writable = now.error || now.ready.contains(Interest::WRITABLE);
+        now.ready = Interest::empty();
+        now.error = false;
+        if writable && source.state.contains(State::CONNECT) {
+            let outcome = connect_outcome(source)?;
+            source.state.remove(State::CONNECT);
+            self.follow(now.id, source);
+            return Some(Completion::Connected(now.id, outcome));
+        }
+        if writable && source.state.contains(State::SEND) {
+            source.state.remove(State::SEND);
+            self.follow(now.id, source);
+            // Reading comes next, when this source is asked again.
+            return Some(Completion::Sent(now.id, Ok(())));
+        }
+        if !source.state.contains(State::READABLE) {
+            return None;
+        }
+        if source.state.contains(State::ACCEPT) {
+            return self.accept(now, source);
+        }
+        if source.state.contains(State::RECEIVE) {
+            return self.receive(now, source);
+        }
+        None
+    }
+
+    fn accept(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        loop {
+            if now.accepts_left == 0 {
+                self.carry(now.id, source);
+                return None;
+            }
+            now.accepts_left -= 1;
+            match source
+                .socket()
+                .map_err(io::Error::from)
+                .and_then(sys::accept)
+            {
+                Ok(socket) => return Some(Completion::Accepted(now.id, socket)),
+                Err(error) if would_block(&error) => {
+                    source.state.remove(State::READABLE | State::HANGUP);
+                    return None;
+                }
+                Err(error) => {
+                    let error = Error::from(error);
+                    if is_of_one_connection(error.code()) {
+                        continue;
+                    }
+                    // Still readable: accepting can be started again for those who wait.
+                    source.state.remove(State::ACCEPT);
+                    self.follow(now.id, source);
+                    return Some(Completion::AcceptFailed(now.id, error));
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        if now.bytes_left == 0 {
+            self.carry(now.id, source);
+            return None;
+        }
+        if source.state.contains(State::OWN_MEMORY) {
+            // The size of the owner's memory is not known here; a call counts as a buffer.
+            now.bytes_left = now.bytes_left.saturating_sub(RECEIVE_BUFFER);
+            return Some(Completion::Readable(now.id));
+        }
+        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
+        let outcome = receive_once(source, &mut memory);
+        let completion = match outcome {
+            ReceiveInto::Bytes(length) => {
+                now.bytes_left = now.bytes_left.saturating_sub(length);
+                return Some(Completion::Received(now.id, Received { memory, length }));
+            }
+            ReceiveInto::Nothing => None,
+            ReceiveInto::Ended => Some(Completion::Ended(now.id)),
+            ReceiveInto::Failed(error) => Some(Completion::ReceiveFailed(now.id, error)),
+        };
+        self.memory = Some(memory);
+        if completion.is_some() {
+            self.follow(now.id, source);
+        }
+        completion
+    }
+
+    /// Lets a level-triggered registration follow what the source waits for. When that fails the
+    /// source would wait for ever, so the failure is given to whoever can report it.
+    fn sync(&mut self, id: Id, source: &mut Source) -> Result<()> {
+        let Some(at) = source.descriptor() else {
+            return Ok(());
+        };
+        let had = source.state & (State::READ_INTEREST | State::WRITE_INTEREST);
+        let writes = source.state.intersects(State::CONNECT | State::SEND);
+        let reads = source.state.intersects(State::RECEIVE | State::ACCEPT);
+        let mut want = State::empty();
+        want.set(State::READ_INTEREST, S::EDGE || reads);
+        // Edge-triggered, writable interest once asked for does no harm, and stays.
+        want.set(
+            State::WRITE_INTEREST,
+            writes || S::EDGE && had.contains(State::WRITE_INTEREST),
+        );
+        let registered = source.state.contains(State::REGISTERED);
+        if registered && want == had {
+            return Ok(());
+        }
+        let trigger = if S::EDGE {
+            Trigger::Edge
+        } else {
+            Trigger::Level
+        };
+        let mut interest = Interest::empty();
+        if want.contains(State::READ_INTEREST) {
+            interest |= Interest::READABLE | Interest::DISCONNECT | Interest::PRIORITY;
+        }
+        if want.contains(State::WRITE_INTEREST) {
+            interest |= Interest::WRITABLE;
+        }
+        match (registered, want.is_empty()) {
+            (false, true) => return Ok(()),
+            (false, false) => self.selector.add(at, id, interest, trigger)?,
+            (true, false) => self.selector.modify(at, id, interest, trigger)?,
+            (true, true) => self.selector.delete(at, id),
+        }
+        source
+            .state
+            .remove(State::READ_INTEREST | State::WRITE_INTEREST);
+        source.state.insert(want);
+        source.state.set(State::REGISTERED, !want.is_empty());
+        Ok(())
+    }
+
+    /// As [`Self::sync`] where less is wanted than before. Taking interest away fails only for a
+    /// descriptor that somebody closed behind our back, and then nothing is reported for it.
+    fn follow(&mut self, id: Id, source: &mut Source) {
+        if !S::EDGE {
+            let _ = self.sync(id, source);
+        }
+    }
+
+    fn leave(&mut self, id: Id, source: &mut Source, still_open: bool) {
+        if let (Some(at), true) = (
+            source.descriptor(),
+            source.state.contains(State::REGISTERED),
+        ) {
+            if still_open {
+                self.selector.delete(at, id);
+            } else {
+                self.selector.forget(at, id);
+            }
+        }
+        if source.state.contains(State::CARRIED) {
+            // Rare; what stands in the list is skipped by its generation.
+            source.state.remove(State::CARRIED);
+        }
+        self.accept_limits.retain(|(listener, _)| *listener != id);
+        source.state = State::empty();
+    }
+}
+
+fn new_buffer() -> Box<[u8]> {
+    vec![0; RECEIVE_BUFFER].into_boxed_slice()
+}
+
+/// One receive call, and what it says of the socket's readiness.
+fn receive_once(source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
+    let room = memory.len();
+    let outcome = loop {
+        let Object::Socket(socket) = &source.object else {
+            return ReceiveInto::Nothing;
+        };
+        match (&mut &*socket).read(memory) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => break outcome,
+        }
+    };
+    match outcome {
+        Ok(0) if room > 0 => {
+            source.state.remove(State::RECEIVE | State::READABLE);
+            ReceiveInto::Ended
+        }
+        Ok(length) => {
+            if length < room && !source.state.contains(State::HANGUP) {
+                source.state.remove(State::READABLE);
+            }
+            ReceiveInto::Bytes(length)
+        }
+        Err(error) if would_block(&error) => {
+            source.state.remove(State::READABLE | State::HANGUP);
+            ReceiveInto::Nothing
+        }
+        Err(error) => {
+            source.state.remove(State::RECEIVE | State::READABLE);
+            ReceiveInto::Failed(error.into())
+        }
+    }
+}
+
+fn foreign_ready(now: &mut Current, source: &Source) -> Option<Completion> {
+    if now.ready.is_empty() && !now.error {
+        return None;
+    }
+    let mut found = now.ready & source.interest;
+    if now.error {
+        // A broken descriptor is ready for everything: the user's own call then meets the error.
+        found |= source.interest & (Interest::READABLE | Interest::WRITABLE | Interest::DISCONNECT);
+        if found.is_empty() {
+            found = source.interest;
+        }
+    }
+    now.ready = Interest::empty();
+    now.error = false;
+    (!found.is_empty()).then_some(Completion::Polled(now.id, Ok(found)))
+}
+
+/// The outcome of a connect whose socket became writable; `None` if it was a false alarm.
+fn connect_outcome(source: &Source) -> Option<Result<()>> {
+    let socket = match source.socket() {
+        Ok(socket) => socket,
+        Err(error) => return Some(Err(error)),
+    };
+    match socket.take_error() {
+        Ok(Some(error)) | Err(error) => return Some(Err(error.into())),
+        Ok(None) => {}
+    }
+    match socket.peer_addr() {
+        Ok(_) => Some(Ok(())),
+        Err(error) => match Error::from(error) {
+            error if error.code() == Code::ENOTCONN => None,
+            // Darwin: the peer is already gone again.
+            error if error.code() == Code::EINVAL => Some(Err(Code::ECONNRESET.into())),
+            error => Some(Err(error)),
+        },
+    }
+}
+
+/// Errors of `accept` that belong to one connection which is gone, not to the listener: the next
+/// may be tried at once (accept(2), "Error handling").
+fn is_of_one_connection(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        EINTR
+            | ECONNABORTED
+            | ECONNRESET
+            | EPROTO
+            | ENETDOWN
+            | ENOPROTOOPT
+            | EHOSTDOWN
+            | EHOSTUNREACH
+            | ENETUNREACH
+            | EPERM
+            | ETIMEDOUT
+    )
+}
+
+impl<S: Selector> Driver for Readiness<S> {
+    fn name(&self) -> &'static str {
+        self.name
+    }
+
+    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()> {
+        if self.handed_out < self.collected || self.current.is_some() {
+            // A callback unwound in the middle of the last turn: its rest comes first.
+            return Ok(());
+        }
+        let timeout_ns = if self.carried.is_empty() {
+            timeout_ns
+        } else {
+            Some(0)
+        };
+        (self.collected, self.handed_out) = (0, 0);
+        self.collected = self.selector.wait(timeout_ns)?;
+        self.carried_now = self.carried.len();
+        Ok(())
+    }
+
+    fn next(&mut self, sources: &mut dyn Sources) -> Option<Completion> {
+        loop {
+            let mut now = match self.current.take() {
+                Some(now) => now,
+                None => self.advance(sources)?,
+            };
+            let Some(source) = sources.source(now.id) else {
+                continue;
+            };
+            let completion = self.step(&mut now, source);
+            if completion.is_some() {
+                self.current = Some(now);
+                return completion;
+            }
+        }
+    }
+
+    fn has_more(&self) -> bool {
+        !self.carried.is_empty() || self.handed_out < self.collected || self.current.is_some()
+    }
+
+    fn receive_start(&mut self, id: Id, source: &mut Source) -> Result<()> {
+        source.state.insert(State::RECEIVE);
+        if let Err(error) = self.sync(id, source) {
+            source.state.remove(State::RECEIVE);
+            return Err(error);
+        }
+        if source.state.contains(State::READABLE) {
+            self.carry(id, source);
+        }
+        Ok(())
+    }
+
+    fn receive_stop(&mut self, id: Id, source: &mut Source) {
+        source.state.remove(State::RECEIVE);
+        self.follow(id, source);
+    }
+
+    fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
+        let outcome = receive_once(source, memory);
+        if matches!(outcome, ReceiveInto::Ended | ReceiveInto::Failed(_)) {
+            self.follow(id, source);
+        }
+        outcome
+    }
+
+    fn recycle(&mut self, received: Received) {
+        self.memory = Some(received.memory);
+    }
+
+    fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let sent = match sys::send(source.socket()?, slices) {
+            Ok(sent) => sent,
+            Err(error) if would_block(&error) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if sent < total {
+            source.state.insert(State::SEND);
+            self.sync(id, source)?;
+        }
+        Ok(sent)
+    }
+
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()> {
+        if let Err(error) = source.socket()?.connect(&(*to).into()).map_err(Error::from) {
+            if !matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN) {
+                return Err(error);
+            }
+        }
+        source.state.insert(State::CONNECT);
+        self.sync(id, source)
+    }
+
+    fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()> {
+        source.state.insert(State::ACCEPT);
+        self.accept_limits.retain(|(listener, _)| *listener != id);
+        self.accept_limits.push((id, per_turn.max(1)));
+        self.sync(id, source)?;
+        if source.state.contains(State::READABLE) {
+            self.carry(id, source);
+        }
+        Ok(())
+    }
+
+    fn accept_stop(&mut self, id: Id, source: &mut Source) {
+        source.state.remove(State::ACCEPT);
+        self.follow(id, source);
+    }
+
+    fn poll_start(&mut self, id: Id, source: &mut Source, interest: Interest) -> Result<()> {
+        let Some(at) = source.descriptor() else {
+            return Err(Code::EBADF.into());
+        };
+        if source.state.contains(State::REGISTERED) {
+            self.selector.modify(at, id, interest, Trigger::Level)?;
+        } else {
+            self.selector.add(at, id, interest, Trigger::Level)?;
+        }
+        source.state.insert(State::REGISTERED);
+        source.interest = interest;
+        Ok(())
+    }
+
+    fn poll_stop(&mut self, id: Id, source: &mut Source) {
+        if let (Some(at), true) = (
+            source.descriptor(),
+            source.state.contains(State::REGISTERED),
+        ) {
+            self.selector.delete(at, id);
+        }
+        source.state.remove(State::REGISTERED);
+        source.interest = Interest::empty();
+    }
+
+    fn close(&mut self, id: Id, source: &mut Source) {
+        let foreign = matches!(source.object, Object::Foreign(_));
+        self.leave(id, source, foreign);
+        source.object = Object::None;
+    }
+
+    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket> {
+        self.leave(id, source, true);
+        match std::mem::replace(&mut source.object, Object::None) {
+            Object::Socket(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        self.selector.waker()
+    }
+
+    fn backend_descriptor(&self) -> Option<Descriptor> {
+        self.selector.backend_descriptor()
+    }
+
+    fn forked(&mut self) -> Result<()> {
+        (self.collected, self.handed_out, self.current) = (0, 0, None);
+        self.selector.forked()
+    }
+
+    fn restore(&mut self, id: Id, source: &mut Source) -> Result<()> {
+        let registered = source.state.contains(State::REGISTERED);
+        source
+            .state
+            .remove(State::REGISTERED | State::READ_INTEREST | State::WRITE_INTEREST);
+        match source.object {
+            Object::Foreign(_) if registered => self.poll_start(id, source, source.interest),
+            Object::Socket(_) if registered => self.sync(id, source),
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,412 @@
+//! The table of handles: generational identifiers over a slot map.
+//!
+//! An [`Id`] is 64 bits: the slot's index (24 bits), a tag of the loop it belongs to (8 bits)
+//! and the slot's generation (32 bits). A handle that was closed, or that belongs to another
+//! loop, is recognised by comparison. The table also keeps the two facts that decide whether a
+//! loop is alive: how many handles are active and referenced, and which are closing.
+
+use std::fmt;
+use std::num::NonZeroU64;
+use std::sync::Mutex;
+
+use bitflags::bitflags;
+use slotmap::{DefaultKey, Key, KeyData, SlotMap};
+
+use crate::driver::{Source, Sources};
+use crate::error::{Code, Result};
+use crate::hook::HookState;
+use crate::net::listener::ListenerState;
+use crate::poll::PollState;
+use crate::remote::WakerState;
+use crate::signal::SignalState;
+use crate::stream::StreamState;
+use crate::timer::TimerState;
+use crate::timers::TimerKey;
+
+/// The number that names a handle, on every side of every API.
+///
+/// An `Id` is never dangling: once its handle is closed, every use of it gives
+/// [`Code::EBADF`], also after the slot is used again.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Id(NonZeroU64);
+
+const INDEX_BITS: u32 = 24;
+const TAG_BITS: u32 = 8;
+const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
+
+/// Handles that one loop can hold at once: what the index of an [`Id`] can count (slot 0 of
+/// the slot map is never used).
+pub(crate) const HANDLES_MAX: usize = (1 << INDEX_BITS) - 2;
+
+impl Id {
+    /// The number as the C ABI has it.
+    pub const fn to_raw(self) -> u64 {
+        self.0.get()
+    }
+
+    /// The identifier with this number; 0 is none. Whether it names a live handle is only seen
+    /// when it is used.
+    pub const fn from_raw(raw: u64) -> Option<Id> {
+        match NonZeroU64::new(raw) {
+            Some(raw) => Some(Id(raw)),
+            None => None,
+        }
+    }
+
+    fn pack(key: DefaultKey, tag: u8) -> Id {
+        let raw = key.data().as_ffi() | u64::from(tag) << INDEX_BITS;
+        // The generation of an occupied slot is odd, so the number is not 0.
+        Id(NonZeroU64::new(raw).unwrap_or(NonZeroU64::MIN))
+    }
+
+    fn tag(self) -> u8 {
+        (self.0.get() >> INDEX_BITS & TAG_MASK) as u8
+    }
+
+    fn key(self) -> DefaultKey {
+        KeyData::from_ffi(self.0.get() & !(TAG_MASK << INDEX_BITS)).into()
+    }
+
+    /// The slot's index, for tables beside this one.
+    pub(crate) fn index(self) -> u32 {
+        (self.0.get() & INDEX_MASK) as u32
+    }
+}
+
+impl fmt::Debug for Id {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:#x}", self.0.get())
+    }
+}
+
+/// Gives a typed handle its conversions to and from [`Id`].
+macro_rules! handle_type {
+    ($type:ident) => {
+        impl $type {
+            /// The handle's number, whatever its kind.
+            pub const fn id(self) -> $crate::Id {
+                self.0
+            }
+
+            /// Names a handle by its number. Whether it is one of this kind is seen when it is
+            /// used: every operation on another gives [`Code::EBADF`](crate::Code::EBADF).
+            pub const fn from_id(id: $crate::Id) -> $type {
+                $type(id)
+            }
+        }
+
+        impl From<$type> for $crate::Id {
+            fn from(handle: $type) -> $crate::Id {
+                handle.0
+            }
+        }
+    };
+}
+pub(crate) use handle_type;
+
+/// What a handle is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+#[non_exhaustive]
+pub enum Kind {
+    /// A [`Timer`](crate::Timer).
+    Timer = 1,
+    /// A [`Hook`](crate::Hook).
+    Hook = 2,
+    /// A [`Waker`](crate::Waker).
+    Waker = 3,
+    /// A [`Signal`](crate::Signal).
+    Signal = 4,
+    /// A [`Poll`](crate::Poll).
+    Poll = 5,
+    /// A [`TcpListener`](crate::TcpListener).
+    Listener = 6,
+    /// A [`TcpStream`](crate::TcpStream).
+    Tcp = 7,
+}
+
+bitflags! {
+    /// What the table knows of every handle, whatever its kind.
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Flags: u8 {
+        /// Something can still happen on it by itself.
+        const ACTIVE = 1;
+        /// While active it keeps the loop alive.
+        const REFERENCED = 2;
+        /// `close` was called: dead for the user, still owed its closing callbacks.
+        const CLOSING = 4;
+        /// `on_close` stands in the table of closing callbacks.
+        const CLOSE_CALLBACK = 8;
+        /// The loop's own: not in listings.
+        const INTERNAL = 16;
+    }
+}
+
+pub(crate) enum Body {
+    Timer(TimerState),
+    Hook(HookState),
+    Waker(WakerState),
+    Signal(SignalState),
+    Poll(Box<PollState>),
+    Listener(Box<ListenerState>),
+    Stream(StreamState),
+}
+
+pub(crate) struct Entry {
+    pub flags: Flags,
+    /// A handle has at most one timer in the wheel.
+    pub timer: TimerKey,
+    pub body: Body,
+}
+
+impl Entry {
+    pub fn kind(&self) -> Kind {
+        match &self.body {
+            Body::Timer(_) => Kind::Timer,
+            Body::Hook(_) => Kind::Hook,
+            Body::Waker(_) => Kind::Waker,
+            Body::Signal(_) => Kind::Signal,
+            Body::Poll(_) => Kind::Poll,
+            Body::Listener(_) => Kind::Listener,
+            Body::Stream(_) => Kind::Tcp,
+        }
+    }
+}
+
+/// Where a kind of handle keeps its callback; `None` for another kind.
+pub(crate) type Slot<T> = fn(&mut Body) -> Option<&mut Option<T>>;
+
+pub(crate) struct Handles {
+    slots: SlotMap<DefaultKey, Entry>,
+    tag: u8,
+    /// Handles that are active and referenced: what keeps the loop alive.
+    holding: usize,
+}
+
+impl Handles {
+    pub fn new() -> Handles {
+        Handles {
+            slots: SlotMap::new(),
+            tag: tags::take(),
+            holding: 0,
+        }
+    }
+
+    pub fn insert(&mut self, body: Body) -> Result<Id> {
+        if self.slots.len() >= HANDLES_MAX {
+            return Err(Code::ENOBUFS.into());
+        }
+        let entry = Entry {
+            flags: Flags::REFERENCED,
+            timer: TimerKey::NONE,
+            body,
+        };
+        Ok(Id::pack(self.slots.insert(entry), self.tag))
+    }
+
+    /// The entry of a live handle: not closed, of this loop.
+    #[inline]
+    pub fn get_mut(&mut self, id: Id) -> Result<&mut Entry> {
+        match self.any_mut(id) {
+            Some(entry) if !entry.flags.contains(Flags::CLOSING) => Ok(entry),
+            _ => Err(Code::EBADF.into()),
+        }
+    }
+
+    /// The entry, also of a handle that is closing.
+    #[inline]
+    pub fn any_mut(&mut self, id: Id) -> Option<&mut Entry> {
+        if id.tag() != self.tag {
+            return None;
+        }
+        self.slots.get_mut(id.key())
+    }
+
+    pub fn get(&self, id: Id) -> Result<&Entry> {
+        let entry = if id.tag() == self.tag {
+            self.slots.get(id.key())
+        } else {
+            None
+        };
+        match entry {
+            Some(entry) if !entry.flags.contains(Flags::CLOSING) => Ok(entry),
+            _ => Err(Code::EBADF.into()),
+        }
+    }
+
+    /// Takes the callback out of a live handle, for as long as it runs.
+    pub fn lend<T>(&mut self, id: Id, slot: Slot<T>) -> Option<T> {
+        slot(&mut self.get_mut(id).ok()?.body)?.take()
+    }
+
+    pub fn remove(&mut self, id: Id) -> Option<Entry> {
+        if id.tag() != self.tag {
+            return None;
+        }
+        self.set_active(id, false);
+        self.slots.remove(id.key())
+    }
+
+    pub fn set_active(&mut self, id: Id, on: bool) {
+        self.change(id, Flags::ACTIVE, on);
+    }
+
+    pub fn set_referenced(&mut self, id: Id, on: bool) {
+        self.change(id, Flags::REFERENCED, on);
+    }
+
+    #[inline]
+    fn change(&mut self, id: Id, flag: Flags, on: bool) {
+        const HOLDING: Flags = Flags::ACTIVE.union(Flags::REFERENCED);
+        let Some(entry) = self.any_mut(id) else {
+            return;
+        };
+        let held = entry.flags.contains(HOLDING);
+        entry.flags.set(flag, on);
+        let holds = entry.flags.contains(HOLDING);
+        self.holding = self.holding + usize::from(holds) - usize::from(held);
+    }
+
+    /// Whether an active, referenced handle exists.
+    pub fn hold(&self) -> bool {
+        self.holding > 0
+    }
+
+    /// How many handles exist, closing ones included.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The live handles that are the user's.
+    pub fn ids(&self) -> Vec<Id> {
+        let hidden = Flags::CLOSING | Flags::INTERNAL;
+        let live = self
+            .slots
+            .iter()
+            .filter(|(_, entry)| !entry.flags.intersects(hidden));
+        live.map(|(key, _)| Id::pack(key, self.tag)).collect()
+    }
+
+    /// Every handle that is not closing, the loop's own too.
+    pub fn all_ids(&self) -> Vec<Id> {
+        let live = self
+            .slots
+            .iter()
+            .filter(|(_, e)| !e.flags.contains(Flags::CLOSING));
+        live.map(|(key, _)| Id::pack(key, self.tag)).collect()
+    }
+
+    /// Everything that a driver may have registered.
+    pub fn sources(&mut self) -> impl Iterator<Item = (Id, &mut Source)> {
+        let tag = self.tag;
+        let live = self
+            .slots
+            .iter_mut()
+            .filter(|(_, e)| !e.flags.contains(Flags::CLOSING));
+        live.filter_map(move |(key, entry)| Some((Id::pack(key, tag), entry.body.source()?)))
+    }
+}
+
+impl Body {
+    fn source(&mut self) -> Option<&mut Source> {
+        match self {
+            Body::Stream(stream) => Some(&mut stream.source),
+            Body::Listener(listener) => Some(&mut listener.source),
+            Body::Poll(poll) => Some(&mut poll.source),
+            _ => None,
+        }
+    }
+}
+
+impl Sources for Handles {
+    #[inline]
+    fn source(&mut self, id: Id) -> Option<&mut Source> {
+        self.get_mut(id).ok()?.body.source()
+    }
+}
+
+impl Drop for Handles {
+    fn drop(&mut self) {
+        tags::give_back(self.tag);
+    }
+}
+
+/// Tags of loops: as long as no more than 256 loops live at once in a process, no two share one.
+mod tags {
+    use super::Mutex;
+
+    struct Tags {
+        users: [u32; 256],
+        next: u8,
+    }
+
+    static TAGS: Mutex<Tags> = Mutex::new(Tags {
+        users: [0; 256],
+        next: 0,
+    });
+
+    /// The least used tag, going round, so that a freed loop's tag comes back as late as can be.
+    pub fn take() -> u8 {
+        let mut tags = TAGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let start = tags.next;
+        let order = (0..=255u8).map(|step| start.wrapping_add(step));
+        let tag = order
+            .min_by_key(|tag| tags.users[usize::from(*tag)])
+            .unwrap_or(start);
+        tags.users[usize::from(tag)] += 1;
+        tags.next = tag.wrapping_add(1);
+        tag
+    }
+
+    pub fn give_back(tag: u8) {
+        let mut tags = TAGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        tags.users[usize::from(tag)] -= 1;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn timer() -> Body {
+        Body::Timer(TimerState::new(Box::new(|_, _| ())))
+    }
+
+    #[test]
+    fn a_removed_handle_stays_bad_when_its_slot_is_used_again() {
+        let mut handles = Handles::new();
+        let first = handles.insert(timer()).unwrap();
+        handles.remove(first);
+        let second = handles.insert(timer()).unwrap();
+        assert_eq!(first.index(), second.index());
+        assert!(handles.get(first).is_err());
+        assert!(handles.get(second).is_ok());
+    }
+
+    #[test]
+    fn a_handle_of_another_table_is_bad() {
+        let (mut one, mut two) = (Handles::new(), Handles::new());
+        let (in_one, in_two) = (one.insert(timer()).unwrap(), two.insert(timer()).unwrap());
+        assert_ne!(in_one, in_two);
+        assert!(two.get_mut(in_one).is_err());
+        assert!(one.get_mut(in_two).is_err());
+        assert!(one.remove(in_two).is_none());
+    }
+
+    #[test]
+    fn only_active_and_referenced_handles_hold_the_loop() {
+        let mut handles = Handles::new();
+        let id = handles.insert(timer()).unwrap();
+        assert!(!handles.hold());
+        handles.set_active(id, true);
+        handles.set_active(id, true);
+        assert!(handles.hold());
+        handles.set_referenced(id, false);
+        assert!(!handles.hold());
+        handles.set_referenced(id, true);
+        assert!(handles.hold());
+        handles.remove(id);
+        assert!(!handles.hold());
+    }
+}

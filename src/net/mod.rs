@@ -1,0 +1,4 @@
+//! What carries streams over a network.
+
+pub(crate) mod listener;
+pub(crate) mod tcp;

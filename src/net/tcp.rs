@@ -1,0 +1,343 @@
+//! TCP connections: making them, adopting them, their options and addresses.
+
+use std::net::SocketAddr;
+use std::ops::Deref;
+use std::time::Duration;
+
+use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
+
+use crate::driver::Source;
+use crate::error::{Code, Result};
+use crate::event_loop::{self, Core, Loop};
+use crate::handles::{Body, Id};
+use crate::stream::{Stream, StreamHandler, StreamState};
+use crate::sys::{self, Descriptor};
+
+/// How [`TcpStream::connect_with`] connects. `..Default::default()` leaves the rest as it is.
+#[derive(Clone, Debug, Default)]
+pub struct ConnectOptions {
+    /// How long the connection may take to be made, until [`Code::ETIMEDOUT`]; `None`: as long
+    /// as the system tries.
+    pub timeout: Option<Duration>,
+    /// The local address to connect from; port 0: any.
+    pub local: Option<SocketAddr>,
+    /// Lets the local address be one that a former connection still holds.
+    pub reuse_address: bool,
+    /// Leaves Nagle's algorithm on (RFC 896): small segments wait for the peer's
+    /// acknowledgement. As kolo makes connections it is off (`TCP_NODELAY`).
+    pub delay: bool,
+    /// The kernel's send buffer in bytes; `None`: the system's choice.
+    pub send_buffer: Option<u32>,
+    /// The kernel's receive buffer in bytes; `None`: the system's choice.
+    pub receive_buffer: Option<u32>,
+}
+
+/// A TCP connection (RFC 9293): a [`Stream`], whose operations it has, and more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct TcpStream(Stream);
+
+impl TcpStream {
+    /// The handle's number, whatever its kind.
+    pub const fn id(self) -> Id {
+        self.0 .0
+    }
+
+    /// Names a connection by its number. Whether it is one is seen when it is used: every
+    /// operation on a handle of another kind gives [`Code::EBADF`].
+    pub const fn from_id(id: Id) -> TcpStream {
+        TcpStream(Stream(id))
+    }
+}
+
+impl From<TcpStream> for Id {
+    fn from(tcp: TcpStream) -> Id {
+        tcp.id()
+    }
+}
+
+impl From<TcpStream> for Stream {
+    fn from(tcp: TcpStream) -> Stream {
+        tcp.0
+    }
+}
+
+impl Deref for TcpStream {
+    type Target = Stream;
+
+    fn deref(&self) -> &Stream {
+        &self.0
+    }
+}
+
+/// The descriptor of a socket as the system has it: `RawFd`, or `RawSocket` on Windows.
+pub type RawSocket = Descriptor;
+
+/// Keep-alive probes (RFC 9293, 3.8.4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Keepalive {
+    /// Silence before the first probe; whole seconds, at least one.
+    pub idle: Duration,
+    /// Time between probes; `None`: the system's.
+    pub interval: Option<Duration>,
+    /// Probes that may go unanswered; `None`: the system's.
+    pub count: Option<u32>,
+}
+
+impl TcpStream {
+    /// Connects to `address` with default options: see [`TcpStream::connect_with`].
+    ///
+    /// Errors: as there.
+    pub fn connect(
+        lp: &Loop,
+        address: SocketAddr,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_with(lp, address, &ConnectOptions::default(), handler)
+    }
+
+    /// Connects to `address`. [`StreamHandler::on_open`] comes when the connection is made;
+    /// until then writes are queued. What the network says against it comes to
+    /// [`StreamHandler::on_error`], also when it says so at once: [`Code::ECONNREFUSED`],
+    /// [`Code::ETIMEDOUT`], [`Code::ENETUNREACH`], [`Code::EHOSTUNREACH`] and their like.
+    ///
+    /// Errors: what the local side says: [`Code::EMFILE`] and [`Code::ENFILE`] when descriptors
+    /// are short, [`Code::EADDRINUSE`] and [`Code::EADDRNOTAVAIL`] for the local address,
+    /// [`Code::EINVAL`] when it is of another family than `address`,
+    /// [`Code::EAFNOSUPPORT`] for a family that the system lacks.
+    pub fn connect_with(
+        lp: &Loop,
+        address: SocketAddr,
+        options: &ConnectOptions,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_boxed(lp, address, options, Box::new(handler))
+    }
+
+    pub(crate) fn connect_boxed(
+        lp: &Loop,
+        address: SocketAddr,
+        options: &ConnectOptions,
+        handler: Box<dyn StreamHandler>,
+    ) -> Result<TcpStream> {
+        let socket = socket_for(&address, options)?;
+        let mut stream = StreamState::new(Source::of_socket(socket));
+        stream.begin_connecting();
+        let tcp = TcpStream::from_id(lp.insert(Body::Stream(stream))?);
+        tcp.attach_boxed(lp, handler)?;
+        let mut core = lp.core()?;
+        core.handles.set_active(tcp.id(), true);
+        let begun = {
+            let Core {
+                handles, driver, ..
+            } = &mut *core;
+            driver.connect(tcp.id(), &mut state(handles, tcp)?.source, &address)
+        };
+        match (begun, options.timeout) {
+            (Err(error), _) => {
+                drop(core);
+                tcp.fail(lp, error)?;
+            }
+            (Ok(()), Some(timeout)) => {
+                let now = lp.fresh_clock(&mut core);
+                let timer = core.wheel.add(tcp.id());
+                core.wheel.arm(
+                    timer,
+                    now.saturating_add(crate::timer::nanoseconds(timeout)),
+                );
+                core.handles.get_mut(tcp.id())?.timer = timer;
+            }
+            (Ok(()), None) => {}
+        }
+        Ok(tcp)
+    }
+
+    /// Takes over a connected socket from elsewhere. From success on it is kolo's to close.
+    ///
+    /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one
+    /// that is no socket, [`Code::ENOTCONN`] for a socket that is not connected; it stays the
+    /// caller's then.
+    pub fn adopt(
+        lp: &Loop,
+        socket: impl Into<Socket>,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        let adopted = TcpStream::adopt_boxed(lp, socket.into(), Box::new(handler));
+        adopted.map_err(|(error, _socket)| error)
+    }
+
+    /// As [`TcpStream::adopt`]; the socket comes back with an error.
+    pub(crate) fn adopt_boxed(
+        lp: &Loop,
+        socket: Socket,
+        handler: Box<dyn StreamHandler>,
+    ) -> std::result::Result<TcpStream, (crate::Error, Option<Socket>)> {
+        let checked = socket
+            .peer_addr()
+            .and_then(|_| socket.set_nonblocking(true));
+        if let Err(error) = checked {
+            return Err((error.into(), Some(socket)));
+        }
+        let state = StreamState::new(Source::of_socket(socket));
+        let tcp = TcpStream::from_id(
+            lp.insert(Body::Stream(state))
+                .map_err(|error| (error, None))?,
+        );
+        match tcp.attach_boxed(lp, handler) {
+            Ok(()) => Ok(tcp),
+            Err(error) => {
+                let socket = tcp.take_socket(lp).ok();
+                Err((error, socket))
+            }
+        }
+    }
+
+    /// Hands the socket out and closes the handle, whose `on_close` comes as ever. The socket
+    /// does not block; bytes that were not read yet are still in it.
+    ///
+    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
+    /// [`Code::EBADF`] for a closed stream.
+    pub fn release(self, lp: &Loop) -> Result<Socket> {
+        {
+            let mut core = lp.core()?;
+            if core.gathered.owner() == Some(self.id()) {
+                crate::stream::flush(&mut core, self.id());
+            }
+            let stream = state(&mut core.handles, self)?;
+            if stream.queued() > 0 || stream.is_connecting() {
+                return Err(Code::EBUSY.into());
+            }
+        }
+        self.take_socket(lp)
+    }
+
+    fn take_socket(self, lp: &Loop) -> Result<Socket> {
+        let mut core = lp.core()?;
+        let core = &mut *core;
+        let stream = state(&mut core.handles, self)?;
+        let socket = core.driver.release(self.id(), &mut stream.source);
+        event_loop::close(core, self.id())?;
+        socket.ok_or(Code::ENOTCONN.into())
+    }
+
+    /// Sends small segments at once (`true`, as connections are made) or lets Nagle's algorithm
+    /// (RFC 896) hold them back.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream; [`Code::EINVAL`] on some systems once the
+    /// peer is gone.
+    pub fn set_nodelay(self, lp: &Loop, on: bool) -> Result<()> {
+        self.with_socket(lp, |socket| Ok(socket.set_tcp_nodelay(on)?))
+    }
+
+    /// Probes a silent peer, or does not (`None`).
+    ///
+    /// Errors: [`Code::EINVAL`] for times or counts that the system refuses, [`Code::EBADF`] for
+    /// a closed stream.
+    pub fn set_keepalive(self, lp: &Loop, keepalive: Option<Keepalive>) -> Result<()> {
+        self.with_socket(lp, |socket| {
+            let Some(keepalive) = keepalive else {
+                return Ok(socket.set_keepalive(false)?);
+            };
+            let mut parameters = TcpKeepalive::new().with_time(keepalive.idle);
+            if let Some(interval) = keepalive.interval {
+                parameters = parameters.with_interval(interval);
+            }
+            if let Some(count) = keepalive.count {
+                parameters = parameters.with_retries(count);
+            }
+            Ok(socket.set_tcp_keepalive(&parameters)?)
+        })
+    }
+
+    /// What closing does with bytes that the peer has not acknowledged: `None`, as connections
+    /// are made, sends them in the background; `Some` gives them so long and then resets the
+    /// connection. It does not make closing block, since the socket does not. socket(7),
+    /// `SO_LINGER`.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn set_linger(self, lp: &Loop, linger: Option<Duration>) -> Result<()> {
+        self.with_socket(lp, |socket| Ok(socket.set_linger(linger)?))
+    }
+
+    /// The sizes of the kernel's buffers in bytes; `None` leaves one as it is. The system may
+    /// give more or less.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn set_buffers(self, lp: &Loop, send: Option<u32>, receive: Option<u32>) -> Result<()> {
+        self.with_socket(lp, |socket| set_buffers(socket, send, receive))
+    }
+
+    /// The sizes of the kernel's send and receive buffers in bytes, as the system counts them.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn buffers(self, lp: &Loop) -> Result<(usize, usize)> {
+        self.with_socket(lp, |socket| {
+            Ok((socket.send_buffer_size()?, socket.recv_buffer_size()?))
+        })
+    }
+
+    /// The address of this end.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn local_address(self, lp: &Loop) -> Result<SocketAddr> {
+        self.with_socket(lp, |socket| ip_address(socket.local_addr()?))
+    }
+
+    /// The address of the other end.
+    ///
+    /// Errors: [`Code::ENOTCONN`] while the connection is being made, or once it is broken;
+    /// [`Code::EBADF`] for a closed stream.
+    pub fn peer_address(self, lp: &Loop) -> Result<SocketAddr> {
+        self.with_socket(lp, |socket| ip_address(socket.peer_addr()?))
+    }
+
+    /// The socket's descriptor, to look at or to set options that kolo has not. It stays kolo's:
+    /// do not close it, nor change whether it blocks.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn raw_socket(self, lp: &Loop) -> Result<RawSocket> {
+        self.with_socket(lp, |socket| Ok(sys::descriptor_of(socket)))
+    }
+
+    fn with_socket<R>(self, lp: &Loop, run: impl FnOnce(&Socket) -> Result<R>) -> Result<R> {
+        let mut core = lp.core()?;
+        run(state(&mut core.handles, self)?.source.socket()?)
+    }
+}
+
+fn state(handles: &mut crate::handles::Handles, tcp: TcpStream) -> Result<&mut StreamState> {
+    match &mut handles.get_mut(tcp.id())?.body {
+        Body::Stream(stream) => Ok(stream),
+        _ => Err(Code::EBADF.into()),
+    }
+}
+
+fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {
+    let socket = sys::tcp_socket(Domain::for_address(*address))?;
+    if !options.delay {
+        socket.set_tcp_nodelay(true)?;
+    }
+    set_buffers(&socket, options.send_buffer, options.receive_buffer)?;
+    if let Some(local) = &options.local {
+        if local.is_ipv4() != address.is_ipv4() {
+            return Err(Code::EINVAL.into());
+        }
+        socket.set_reuse_address(options.reuse_address)?;
+        socket.bind(&(*local).into())?;
+    }
+    Ok(socket)
+}
+
+pub(crate) fn set_buffers(socket: &Socket, send: Option<u32>, receive: Option<u32>) -> Result<()> {
+    if let Some(bytes) = send {
+        socket.set_send_buffer_size(bytes as usize)?;
+    }
+    if let Some(bytes) = receive {
+        socket.set_recv_buffer_size(bytes as usize)?;
+    }
+    Ok(())
+}
+
+/// The address of an internet socket.
+pub(crate) fn ip_address(address: SockAddr) -> Result<SocketAddr> {
+    address.as_socket().ok_or(Code::EAFNOSUPPORT.into())
+}

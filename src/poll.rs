@@ -1,0 +1,121 @@
+//! Foreign descriptors: watching what another library owns.
+
+use crate::driver::{Interest, Object, Source};
+use crate::error::{Code, Result};
+use crate::event_loop::Loop;
+use crate::handles::{Body, Entry, Id};
+use crate::sys::{self, Descriptor};
+
+pub(crate) type PollCallback = Box<dyn FnMut(&Loop, Poll, Result<Interest>)>;
+
+pub(crate) struct PollState {
+    pub source: Source,
+    callback: Option<PollCallback>,
+}
+
+/// Watches a descriptor that somebody else reads and writes: libcurl's, libpq's, c-ares'.
+///
+/// Level-triggered: the callback comes in every turn as long as the descriptor is ready for
+/// what is asked. It may come without reason now and then, so the owner's calls must not block.
+/// The descriptor is never read, written or closed by kolo. Stop or close the handle before its
+/// owner closes the descriptor.
+///
+/// On Windows only sockets can be watched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Poll(pub(crate) Id);
+
+crate::handles::handle_type!(Poll);
+
+impl Poll {
+    /// Makes a handle for a descriptor; it watches nothing yet.
+    ///
+    /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOBUFS`] when the
+    /// loop holds as many handles as it can.
+    #[cfg(unix)]
+    pub fn open(
+        lp: &Loop,
+        descriptor: std::os::fd::RawFd,
+        callback: impl FnMut(&Loop, Poll, Result<Interest>) + 'static,
+    ) -> Result<Poll> {
+        Poll::open_raw(lp, descriptor, Box::new(callback))
+    }
+
+    /// Makes a handle for a socket; it watches nothing yet.
+    ///
+    /// Errors: [`Code::EBADF`] for an invalid socket, [`Code::ENOBUFS`] when the loop holds as
+    /// many handles as it can.
+    #[cfg(windows)]
+    pub fn open(
+        lp: &Loop,
+        socket: std::os::windows::io::RawSocket,
+        callback: impl FnMut(&Loop, Poll, Result<Interest>) + 'static,
+    ) -> Result<Poll> {
+        Poll::open_raw(lp, socket, Box::new(callback))
+    }
+
+    fn open_raw(lp: &Loop, at: Descriptor, callback: PollCallback) -> Result<Poll> {
+        if !sys::is_open(at) {
+            return Err(Code::EBADF.into());
+        }
+        let source = Source::new(Object::Foreign(at));
+        let state = PollState {
+            source,
+            callback: Some(callback),
+        };
+        Ok(Poll(lp.insert(Body::Poll(Box::new(state)))?))
+    }
+
+    /// Watches for `interest`, or changes what is watched for.
+    ///
+    /// Errors: [`Code::EINVAL`] for nothing; [`Code::EEXIST`] when another started handle of
+    /// this loop watches the same descriptor; [`Code::EPERM`] for a kind of descriptor that
+    /// cannot be watched, such as a regular file; [`Code::EBADF`] for a closed handle or
+    /// descriptor.
+    pub fn start(self, lp: &Loop, interest: Interest) -> Result<()> {
+        if interest.is_empty() {
+            return Err(Code::EINVAL.into());
+        }
+        let mut core = lp.core()?;
+        let core = &mut *core;
+        let state = state(core.handles.get_mut(self.0)?)?;
+        core.driver
+            .poll_start(self.0, &mut state.source, interest)?;
+        core.handles.set_active(self.0, true);
+        Ok(())
+    }
+
+    /// Watches no more, from now on: also what this turn found already is not told.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed handle.
+    pub fn stop(self, lp: &Loop) -> Result<()> {
+        let mut core = lp.core()?;
+        let core = &mut *core;
+        let state = state(core.handles.get_mut(self.0)?)?;
+        core.driver.poll_stop(self.0, &mut state.source);
+        core.handles.set_active(self.0, false);
+        Ok(())
+    }
+}
+
+fn state(entry: &mut Entry) -> Result<&mut PollState> {
+    match &mut entry.body {
+        Body::Poll(state) => Ok(state),
+        _ => Err(Code::EBADF.into()),
+    }
+}
+
+impl Loop {
+    pub(crate) fn polled(&self, id: Id, outcome: Result<Interest>) {
+        let callback = self.core.borrow_mut().handles.lend(id, slot);
+        self.call_lent(id, callback, slot, |lp, callback| {
+            callback(lp, Poll(id), outcome)
+        });
+    }
+}
+
+fn slot(body: &mut Body) -> Option<&mut Option<PollCallback>> {
+    match body {
+        Body::Poll(state) => Some(&mut state.callback),
+        _ => None,
+    }
+}

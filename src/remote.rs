@@ -1,0 +1,353 @@
+//! Other threads: posting work to a loop, and waking it.
+//!
+//! # Why a coalesced wake is nearly free, and loses nothing
+//!
+//! `wake` first looks at a flag with a plain load: if it is set, the loop has not begun to look
+//! yet, and nothing is to be done. On its own that would be wrong: the processor may do the load
+//! before an earlier store of the caller's has become visible, so that the loop clears the flag,
+//! looks, does not see what was stored, and sleeps. The usual cure is an atomic exchange at each
+//! wake. Here the loop pays instead: after it cleared the flag it has every thread of the process
+//! pass a full barrier (membarrier(2), Linux) before it looks. Where the system has no such call
+//! the exchange is made each time.
+
+use std::collections::VecDeque;
+use std::sync::atomic::{compiler_fence, AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+
+use crate::driver::Wake;
+use crate::error::{Code, Result};
+use crate::event_loop::{Loop, Task};
+use crate::handles::{Body, Id};
+use crate::sys;
+
+/// A flag that many threads raise and the loop's thread lowers.
+struct Flag {
+    raised: AtomicBool,
+    /// The loop's thread makes the barrier, so that raisers need none.
+    heavy: bool,
+}
+
+impl Flag {
+    fn new() -> Flag {
+        Flag {
+            raised: AtomicBool::new(false),
+            heavy: sys::has_heavy_barrier(),
+        }
+    }
+
+    /// Raises it; `true` if it was down.
+    #[inline]
+    fn raise(&self) -> bool {
+        if self.heavy {
+            compiler_fence(Ordering::SeqCst);
+            if self.raised.load(Ordering::Relaxed) {
+                return false;
+            }
+        }
+        !self.raised.swap(true, Ordering::AcqRel)
+    }
+
+    /// Whether it is up. By the loop's thread.
+    fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Relaxed)
+    }
+
+    /// Lowers it. By the loop's thread, which must pass [`Flag::barrier`] before it looks for
+    /// what the flag announced.
+    fn lower(&self) {
+        self.raised.swap(false, Ordering::AcqRel);
+    }
+
+    fn barrier(&self) {
+        if self.heavy {
+            sys::heavy_barrier();
+        }
+    }
+}
+
+/// The loop's part that other threads reach.
+pub(crate) struct Mailbox {
+    flag: Flag,
+    /// The loop is gone, or going.
+    ended: AtomicBool,
+    posts: Mutex<Posts>,
+    /// Posts in the queue, to be read without the lock.
+    waiting: AtomicUsize,
+    waker: RwLock<Arc<dyn Wake>>,
+    capacity: usize,
+}
+
+struct Posts {
+    queue: VecDeque<Box<dyn Task + Send>>,
+    /// Wakers whose callback is due.
+    woken: Vec<Id>,
+}
+
+impl Mailbox {
+    pub fn new(waker: Arc<dyn Wake>, capacity: usize) -> Mailbox {
+        Mailbox {
+            flag: Flag::new(),
+            ended: AtomicBool::new(false),
+            posts: Mutex::new(Posts {
+                queue: VecDeque::new(),
+                woken: Vec::new(),
+            }),
+            waiting: AtomicUsize::new(0),
+            waker: RwLock::new(waker),
+            capacity,
+        }
+    }
+
+    fn posts(&self) -> MutexGuard<'_, Posts> {
+        self.posts
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    #[inline]
+    fn wake(&self) {
+        if self.flag.raise() {
+            self.waker
+                .read()
+                .unwrap_or_else(|poisoned| poisoned.into_inner())
+                .wake();
+        }
+    }
+
+    pub fn has_posts(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) > 0
+    }
+
+    pub fn posts_waiting(&self) -> usize {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    /// The loop is going: nothing more is taken; what had been taken.
+    pub fn end(&self) -> VecDeque<Box<dyn Task + Send>> {
+        let mut posts = self.posts();
+        self.ended.store(true, Ordering::SeqCst);
+        self.waiting.store(0, Ordering::Relaxed);
+        std::mem::take(&mut posts.queue)
+    }
+
+    /// In a forked child, which has only the loop's thread.
+    pub fn forked(&self, waker: Arc<dyn Wake>) {
+        *self
+            .waker
+            .write()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = waker;
+        // Whatever was announced to the parent's descriptor is looked for at once.
+        self.flag.lower();
+        self.wake();
+    }
+}
+
+/// What a [`Waker`]'s remotes share with it.
+struct WakerShared {
+    flag: Flag,
+    closed: AtomicBool,
+    id: Mutex<Option<Id>>,
+}
+
+pub(crate) type WakerCallback = Box<dyn FnMut(&Loop, Waker)>;
+
+pub(crate) struct WakerState {
+    shared: Arc<WakerShared>,
+    callback: Option<WakerCallback>,
+}
+
+impl WakerState {
+    pub fn close(&mut self) {
+        self.shared.closed.store(true, Ordering::SeqCst);
+    }
+}
+
+/// Another thread's hold on a loop: posts functions to it and wakes it.
+///
+/// A remote may outlive its loop; then it answers [`Code::ECANCELED`]. Cloning is cheap.
+#[derive(Clone)]
+pub struct Remote {
+    mailbox: Arc<Mailbox>,
+    waker: Option<Arc<WakerShared>>,
+}
+
+impl Remote {
+    /// Runs a task on the loop's thread, in its next turn. From any thread; tasks of one thread
+    /// run in the order in which they were posted. A posted task keeps the loop alive until it
+    /// ran. When the loop is dropped first, [`Task::cancel`] is called there.
+    ///
+    /// Errors: [`Code::ENOBUFS`] when as many wait as the loop's
+    /// [`post_capacity`](crate::LoopOptions::post_capacity); [`Code::ECANCELED`] when the loop
+    /// is gone.
+    pub fn post(&self, task: impl Task + Send) -> Result<()> {
+        {
+            let mut posts = self.mailbox.posts();
+            if self.mailbox.ended.load(Ordering::Relaxed) {
+                return Err(Code::ECANCELED.into());
+            }
+            if posts.queue.len() >= self.mailbox.capacity {
+                return Err(Code::ENOBUFS.into());
+            }
+            posts.queue.push_back(Box::new(task));
+            self.mailbox
+                .waiting
+                .store(posts.queue.len(), Ordering::Relaxed);
+        }
+        self.mailbox.wake();
+        Ok(())
+    }
+
+    /// Ends the loop's wait; and if this is a [`Waker`]'s remote, its callback runs. From any
+    /// thread. Wakes that come before the loop has looked are one: what the calling thread did
+    /// before any of them is visible to the callback.
+    ///
+    /// Errors: [`Code::ECANCELED`] when the loop is gone or the waker is closed.
+    #[inline]
+    pub fn wake(&self) -> Result<()> {
+        if self.mailbox.ended.load(Ordering::Relaxed) {
+            return Err(Code::ECANCELED.into());
+        }
+        let Some(waker) = &self.waker else {
+            self.mailbox.wake();
+            return Ok(());
+        };
+        if waker.closed.load(Ordering::Relaxed) {
+            return Err(Code::ECANCELED.into());
+        }
+        if waker.flag.raise() {
+            self.announce(waker);
+        }
+        Ok(())
+    }
+
+    #[cold]
+    fn announce(&self, waker: &WakerShared) {
+        let id = *waker
+            .id
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        self.mailbox.posts().woken.extend(id);
+        self.mailbox.wake();
+    }
+}
+
+impl std::fmt::Debug for Remote {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let ended = self.mailbox.ended.load(Ordering::Relaxed);
+        f.debug_struct("Remote")
+            .field("loop_is_gone", &ended)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A callback that other threads trigger: any number of [`Remote::wake`] before it runs are one.
+///
+/// Active, and so keeping the loop alive, until it is closed with [`Loop::close`] or
+/// unreferenced with [`Loop::unref`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Waker(pub(crate) Id);
+
+crate::handles::handle_type!(Waker);
+
+impl Waker {
+    /// Makes a waker.
+    ///
+    /// Errors: [`Code::ENOBUFS`] when the loop holds as many handles as it can.
+    pub fn open(lp: &Loop, callback: impl FnMut(&Loop, Waker) + 'static) -> Result<Waker> {
+        let shared = Arc::new(WakerShared {
+            flag: Flag::new(),
+            closed: AtomicBool::new(false),
+            id: Mutex::new(None),
+        });
+        let state = WakerState {
+            shared: shared.clone(),
+            callback: Some(Box::new(callback)),
+        };
+        let id = lp.insert(Body::Waker(state))?;
+        *shared
+            .id
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(id);
+        lp.core()?.handles.set_active(id, true);
+        Ok(Waker(id))
+    }
+
+    /// What other threads use to trigger it.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed waker.
+    pub fn remote(self, lp: &Loop) -> Result<Remote> {
+        match &lp.core()?.handles.get(self.0)?.body {
+            Body::Waker(state) => Ok(Remote {
+                mailbox: lp.mailbox.clone(),
+                waker: Some(state.shared.clone()),
+            }),
+            _ => Err(Code::EBADF.into()),
+        }
+    }
+}
+
+impl Loop {
+    /// What other threads use to reach this loop.
+    pub fn remote(&self) -> Remote {
+        Remote {
+            mailbox: self.mailbox.clone(),
+            waker: None,
+        }
+    }
+
+    /// Posted functions and wakers: those that were there when the phase began.
+    pub(crate) fn run_posted(&self) {
+        let mailbox = &*self.mailbox;
+        if !mailbox.flag.is_raised() && !mailbox.has_posts() {
+            return;
+        }
+        mailbox.flag.lower();
+        let (mut left, woken) = {
+            let mut posts = mailbox.posts();
+            (posts.queue.len(), std::mem::take(&mut posts.woken))
+        };
+        for id in &woken {
+            if let Ok(Body::Waker(state)) = self
+                .core
+                .borrow_mut()
+                .handles
+                .get_mut(*id)
+                .map(|e| &mut e.body)
+            {
+                state.shared.flag.lower();
+            }
+        }
+        // One barrier for the loop's flag and all the wakers'.
+        mailbox.flag.barrier();
+        {
+            // A callback may unwind: those not yet called stand in the loop's queue.
+            let mut core = self.core.borrow_mut();
+            let events = woken.into_iter().map(crate::event_loop::Deferred::Waker);
+            core.deferred.extend(events);
+        }
+        while left > 0 {
+            left -= 1;
+            let task = {
+                let mut posts = mailbox.posts();
+                let task = posts.queue.pop_front();
+                mailbox.waiting.store(posts.queue.len(), Ordering::Relaxed);
+                task
+            };
+            let Some(task) = task else { return };
+            self.callback(None, |lp| task.run(lp));
+        }
+        // What stays behind was posted meanwhile, and has raised the flag again.
+    }
+
+    pub(crate) fn waker_woken(&self, id: Id) {
+        let callback = self.core.borrow_mut().handles.lend(id, slot);
+        self.call_lent(id, callback, slot, |lp, callback| callback(lp, Waker(id)));
+    }
+}
+
+fn slot(body: &mut Body) -> Option<&mut Option<WakerCallback>> {
+    match body {
+        Body::Waker(state) => Some(&mut state.callback),
+        _ => None,
+    }
+}

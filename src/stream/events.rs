@@ -1,0 +1,308 @@
+//! What happens to streams: completions, timeouts, and what is told of them.
+
+use super::sending::{defer, drain, fail};
+use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
+use crate::driver::{ReceiveInto, Received, RECEIVE_BUFFER};
+use crate::error::{Error, Result};
+use crate::event_loop::{Core, Final, Loop};
+use crate::handles::{Body, Id};
+use crate::timers::TimerKey;
+
+impl Loop {
+    /// Calls a stream's handler.
+    fn tell<R>(
+        &self,
+        id: Id,
+        tell: impl FnOnce(&Loop, &mut Box<dyn StreamHandler>) -> R,
+    ) -> Option<R> {
+        let handler = self.core.borrow_mut().handles.lend(id, slot);
+        self.call_lent(id, handler, slot, tell)
+    }
+
+    pub(crate) fn stream_received(&self, id: Id, received: Received) {
+        let handler = {
+            let core = &mut *self.core.borrow_mut();
+            let now = core.now;
+            state(&mut core.handles, id).ok().and_then(|stream| {
+                stream.last_read = now;
+                stream.handler.take()
+            })
+        };
+        self.call_lent(id, handler, slot, |lp, handler| {
+            handler.on_data(lp, Stream(id), received.bytes());
+        });
+        self.core.borrow_mut().driver.recycle(received);
+    }
+
+    /// Bytes can be received into the memory that the handler names.
+    pub(crate) fn stream_readable(&self, id: Id) {
+        let outcome = self.tell(id, |lp, handler| {
+            let memory = handler.memory(lp, Stream(id), RECEIVE_BUFFER);
+            let Some(memory) = memory.filter(|memory| !memory.is_empty()) else {
+                // Closed meanwhile is as good as paused.
+                let _ = Stream(id).read_stop(lp);
+                return ReceiveInto::Nothing;
+            };
+            let outcome = lp.receive_into(id, memory);
+            if let ReceiveInto::Bytes(length) = outcome {
+                handler.on_received(lp, Stream(id), length);
+            }
+            outcome
+        });
+        match outcome {
+            Some(ReceiveInto::Ended) => self.stream_ended(id),
+            Some(ReceiveInto::Failed(error)) => self.stream_failed(id, error),
+            Some(ReceiveInto::Bytes(_) | ReceiveInto::Nothing) | None => {}
+        }
+    }
+
+    fn receive_into(&self, id: Id, memory: &mut [u8]) -> ReceiveInto {
+        let core = &mut *self.core.borrow_mut();
+        let now = core.now;
+        match state(&mut core.handles, id) {
+            Ok(stream) if stream.status.contains(Status::READING) => {
+                stream.last_read = now;
+                core.driver.receive_into(id, &mut stream.source, memory)
+            }
+            _ => ReceiveInto::Nothing,
+        }
+    }
+
+    pub(crate) fn stream_ended(&self, id: Id) {
+        {
+            let mut core = self.core.borrow_mut();
+            let Ok(stream) = state(&mut core.handles, id) else {
+                return;
+            };
+            stream.status.insert(Status::ENDED);
+            stream.status.remove(Status::READING);
+            refresh_active(&mut core, id);
+        }
+        self.tell(id, |lp, handler| handler.on_end(lp, Stream(id)));
+    }
+
+    pub(crate) fn stream_failed(&self, id: Id, error: Error) {
+        fail(&mut self.core.borrow_mut(), id, error);
+        self.stream_events(id);
+    }
+
+    pub(crate) fn stream_sent(&self, id: Id, outcome: Result<()>) {
+        {
+            let mut core = self.core.borrow_mut();
+            match outcome {
+                Ok(()) => drain(&mut core, id),
+                Err(error) => fail(&mut core, id, error),
+            }
+        }
+        self.stream_events(id);
+    }
+
+    pub(crate) fn stream_connected(&self, id: Id, outcome: Result<()>) {
+        if let Err(error) = outcome.and_then(|()| self.begin_open(id)) {
+            return self.stream_failed(id, error);
+        }
+        self.tell(id, |lp, handler| handler.on_open(lp, Stream(id)));
+    }
+
+    /// A connected stream does what was asked of it while it was connecting.
+    fn begin_open(&self, id: Id) -> Result<()> {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let now = core.now;
+        let entry = core.handles.get_mut(id)?;
+        if entry.timer != TimerKey::NONE {
+            // It was the connect timeout's.
+            core.wheel.disarm(entry.timer);
+        }
+        let stream = state(&mut core.handles, id)?;
+        stream.status.remove(Status::CONNECTING);
+        stream.last_read = now;
+        if let Some(writes) = &mut stream.writes {
+            writes.last_progress = now;
+        }
+        if stream.status.contains(Status::READING) {
+            core.driver.receive_start(id, &mut stream.source)?;
+        }
+        drain(core, id);
+        Ok(())
+    }
+
+    /// Tells what the stream has to tell: writes that ended, a drained queue, its failure.
+    pub(crate) fn stream_events(&self, id: Id) {
+        let finished = {
+            let mut core = self.core.borrow_mut();
+            let Ok(stream) = state(&mut core.handles, id) else {
+                return;
+            };
+            stream.status.remove(Status::DEFERRED);
+            if stream.status.contains(Status::SEND_ON) {
+                stream.status.remove(Status::SEND_ON);
+                drain(&mut core, id);
+            }
+            let stream = state(&mut core.handles, id);
+            stream.map_or(0, |s| {
+                s.writes
+                    .as_ref()
+                    .map_or(0, |writes| writes.finished_count())
+            })
+        };
+        for _ in 0..finished {
+            let next = {
+                let mut core = self.core.borrow_mut();
+                let Ok(stream) = state(&mut core.handles, id) else {
+                    return;
+                };
+                stream
+                    .writes
+                    .as_mut()
+                    .and_then(|writes| writes.next_finished())
+            };
+            let Some((done, outcome)) = next else { break };
+            self.callback(Some(id), |lp| done(lp, Stream(id), outcome));
+        }
+        if self.take_status(id, Status::DRAINED) {
+            self.tell(id, |lp, handler| handler.on_drain(lp, Stream(id)));
+        }
+        if self.take_status(id, Status::FAILED) {
+            self.tell_failure(id);
+            return;
+        }
+        let mut core = self.core.borrow_mut();
+        let Ok(stream) = state(&mut core.handles, id) else {
+            return;
+        };
+        let more = stream
+            .writes
+            .as_ref()
+            .is_some_and(|writes| writes.has_finished());
+        if more {
+            defer(&mut core, id);
+        } else if stream.status.contains(Status::FINISHING | Status::SHUT) {
+            let _ = crate::event_loop::close(&mut core, id);
+            return;
+        } else {
+            stream.tidy();
+        }
+        refresh_active(&mut core, id);
+    }
+
+    fn take_status(&self, id: Id, status: Status) -> bool {
+        let mut core = self.core.borrow_mut();
+        let Ok(stream) = state(&mut core.handles, id) else {
+            return false;
+        };
+        let had = stream.status.contains(status);
+        stream.status.remove(status);
+        had
+    }
+
+    fn tell_failure(&self, id: Id) {
+        /// Closes the stream after its `on_error`, also when that unwinds.
+        struct Close<'a>(&'a Loop, Id);
+        impl Drop for Close<'_> {
+            fn drop(&mut self) {
+                // Closed already is what is wanted.
+                let _ = crate::event_loop::close(&mut self.0.core.borrow_mut(), self.1);
+            }
+        }
+        let error = {
+            let mut core = self.core.borrow_mut();
+            let Ok(stream) = state(&mut core.handles, id) else {
+                return;
+            };
+            stream.status.insert(Status::ERROR_TOLD);
+            stream.writes.as_ref().and_then(|writes| writes.error)
+        };
+        let _close = Close(self, id);
+        if let Some(error) = error {
+            self.tell(id, |lp, handler| handler.on_error(lp, Stream(id), error));
+        }
+    }
+
+    /// The stream's timer is due: the connect's, or the earlier one of the two timeouts'.
+    pub(crate) fn stream_timer(&self, id: Id) {
+        let which = {
+            let mut core = self.core.borrow_mut();
+            let now = core.now;
+            let Ok(stream) = state(&mut core.handles, id) else {
+                return;
+            };
+            if stream.is_connecting() {
+                fail(&mut core, id, crate::error::Code::ETIMEDOUT.into());
+                drop(core);
+                return self.stream_events(id);
+            }
+            let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now);
+            let which = if due(stream.read_deadline()) {
+                stream.last_read = now;
+                Some(Timeout::Read)
+            } else if due(stream.write_deadline()) {
+                stream.writes().last_progress = now;
+                Some(Timeout::Write)
+            } else {
+                None
+            };
+            arm_timeouts(&mut core, id);
+            which
+        };
+        if let Some(which) = which {
+            self.tell(id, |lp, handler| handler.on_timeout(lp, Stream(id), which));
+        }
+    }
+
+    /// One of a closed stream's writes hears its last; the others stay in the queue of last
+    /// words.
+    pub(crate) fn cancel_writes(&self, id: Id, mut writes: Box<Writes>) {
+        let Some((done, outcome)) = writes.next_last_word() else {
+            return;
+        };
+        self.core
+            .borrow_mut()
+            .finals
+            .push_front(Final::Writes(id, writes));
+        self.callback(Some(id), |lp| done(lp, Stream(id), outcome));
+    }
+}
+
+impl super::StreamState {
+    /// When reading will have been idle for too long.
+    fn read_deadline(&self) -> Option<u64> {
+        let counts = self.read_idle > 0 && self.status.contains(Status::READING);
+        counts.then(|| self.last_read.saturating_add(self.read_idle))
+    }
+
+    /// When the peer will have taken nothing for too long.
+    fn write_deadline(&self) -> Option<u64> {
+        let writes = self.writes.as_ref().filter(|writes| writes.is_waiting())?;
+        let counts = self.write_stall > 0;
+        counts.then(|| writes.last_progress.saturating_add(self.write_stall))
+    }
+}
+
+/// Sees to it that the stream's timer is due no later than its timeouts. It may be due earlier,
+/// and is then set anew: receiving and sending only note the time.
+pub(super) fn arm_timeouts(core: &mut Core, id: Id) {
+    let Ok(entry) = core.handles.get_mut(id) else {
+        return;
+    };
+    let Body::Stream(stream) = &entry.body else {
+        return;
+    };
+    if stream.is_connecting() {
+        return;
+    }
+    let deadlines = [stream.read_deadline(), stream.write_deadline()];
+    let Some(deadline) = deadlines.into_iter().flatten().min() else {
+        return;
+    };
+    if entry.timer == TimerKey::NONE {
+        entry.timer = core.wheel.add(id);
+    }
+    if core
+        .wheel
+        .deadline(entry.timer)
+        .is_none_or(|armed| armed > deadline)
+    {
+        core.wheel.arm(entry.timer, deadline);
+    }
+}

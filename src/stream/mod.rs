@@ -1,0 +1,557 @@
+//! Streams: one set of operations, whatever carries the bytes.
+
+mod events;
+mod sending;
+mod writes;
+
+use std::time::Duration;
+
+use bitflags::bitflags;
+
+use crate::driver::{Source, State};
+use crate::error::{Code, Error, Result};
+use crate::event_loop::{Core, Loop};
+use crate::handles::{Body, Handles, Id};
+
+pub(crate) use sending::flush;
+pub use writes::Payload;
+pub(crate) use writes::{Gathered, WriteCallback, Writes};
+use writes::{OwnedWrite, Payloads, Watermarks, WATERMARKS};
+
+/// Which of a stream's timeouts ran out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Timeout {
+    /// Nothing was received for so long, while reading.
+    Read = 1,
+    /// The peer took nothing for so long, while writes were queued.
+    Write = 2,
+}
+
+/// How full a stream's write queue is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Flow {
+    /// Below the high watermark: go on.
+    Ready,
+    /// At the high watermark or above: better wait for [`StreamHandler::on_drain`].
+    Full,
+}
+
+/// What a stream does: its behaviour, given once.
+///
+/// The callbacks run on the loop's thread, inside [`Loop::run`], one at a time, never inside the
+/// call that causes them. Each may call anything, also close its own stream. A closure
+/// `FnMut(&Loop, Stream, &[u8])` is a handler that only has `on_data`.
+pub trait StreamHandler: 'static {
+    /// The connection is made. Not for streams that were accepted or adopted, which are open.
+    fn on_open(&mut self, _lp: &Loop, _stream: Stream) {}
+
+    /// Bytes came. They are only there during the callback.
+    fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]);
+
+    /// The peer ended its side (half-close); nothing more will be received. Writing goes on.
+    /// As provided: what is queued is still sent, then the stream closes ([`Stream::finish`]).
+    fn on_end(&mut self, lp: &Loop, stream: Stream) {
+        // Only a stream that was closed meanwhile says no, and that is what is wanted.
+        let _ = stream.finish(lp);
+    }
+
+    /// The write queue, having stood at the high watermark, has fallen to the low one.
+    fn on_drain(&mut self, _lp: &Loop, _stream: Stream) {}
+
+    /// A timeout ran out; it counts anew from here. As provided: the stream fails with
+    /// [`Code::ETIMEDOUT`].
+    fn on_timeout(&mut self, lp: &Loop, stream: Stream, _which: Timeout) {
+        let _ = stream.fail(lp, Code::ETIMEDOUT.into());
+    }
+
+    /// The connection could not be made, or broke. The stream closes when this returns.
+    fn on_error(&mut self, _lp: &Loop, _stream: Stream, _error: Error) {}
+
+    /// The stream has closed: the last that is heard of it.
+    fn on_close(&mut self, _lp: &Loop, _stream: Stream) {}
+
+    /// Whether the stream reads from the start, without [`Stream::read_start`].
+    fn reads(&self) -> bool {
+        true
+    }
+
+    /// Whether [`StreamHandler::memory`] says where received bytes go. Asked once, when the
+    /// handler is attached.
+    fn has_memory(&self) -> bool {
+        false
+    }
+
+    /// Where the next bytes go; `suggested` is a size that serves well. With `None`, or no room,
+    /// reading stops as by [`Stream::read_stop`].
+    fn memory(&mut self, _lp: &Loop, _stream: Stream, _suggested: usize) -> Option<&mut [u8]> {
+        None
+    }
+
+    /// So many bytes came into the memory given last. Instead of `on_data`.
+    fn on_received(&mut self, _lp: &Loop, _stream: Stream, _length: usize) {}
+}
+
+impl<F: FnMut(&Loop, Stream, &[u8]) + 'static> StreamHandler for F {
+    fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]) {
+        self(lp, stream, data)
+    }
+}
+
+bitflags! {
+    #[derive(Clone, Copy, PartialEq, Eq)]
+    pub(crate) struct Status: u16 {
+        /// The connect is under way.
+        const CONNECTING = 1;
+        /// The user wants to read.
+        const READING = 1 << 1;
+        /// The peer ended its side.
+        const ENDED = 1 << 2;
+        /// `shutdown` was asked for: no more writes are taken.
+        const SHUTTING = 1 << 3;
+        /// Our side is shut down.
+        const SHUT = 1 << 4;
+        /// Broken: `on_error` is still to come.
+        const FAILED = 1 << 5;
+        /// Closes as soon as everything is sent.
+        const FINISHING = 1 << 6;
+        /// Stands in the deferred queue.
+        const DEFERRED = 1 << 7;
+        /// `on_drain` is due.
+        const DRAINED = 1 << 8;
+        /// Sending used up its share of the turn and is to go on in the next.
+        const SEND_ON = 1 << 9;
+        /// The handler says where received bytes go.
+        const HAS_MEMORY = 1 << 10;
+        /// `on_error` ran; nothing else but closing may come.
+        const ERROR_TOLD = 1 << 11;
+        /// A handler was attached once.
+        const ATTACHED = 1 << 12;
+    }
+}
+
+pub(crate) struct StreamState {
+    pub source: Source,
+    status: Status,
+    /// Out while it runs.
+    handler: Option<Box<dyn StreamHandler>>,
+    writes: Option<Box<Writes>>,
+    /// Nanoseconds; 0: none.
+    read_idle: u64,
+    write_stall: u64,
+    /// When something was last received.
+    last_read: u64,
+}
+
+impl StreamState {
+    pub fn new(source: Source) -> StreamState {
+        StreamState {
+            source,
+            status: Status::empty(),
+            handler: None,
+            writes: None,
+            read_idle: 0,
+            write_stall: 0,
+            last_read: 0,
+        }
+    }
+
+    pub fn is_attached(&self) -> bool {
+        self.status.contains(Status::ATTACHED)
+    }
+
+    pub fn is_connecting(&self) -> bool {
+        self.status.contains(Status::CONNECTING)
+    }
+
+    pub fn begin_connecting(&mut self) {
+        self.status.insert(Status::CONNECTING);
+    }
+
+    pub fn into_last_words(self) -> (Option<Box<Writes>>, Option<Box<dyn StreamHandler>>) {
+        (self.writes, self.handler)
+    }
+
+    fn writes(&mut self) -> &mut Writes {
+        self.writes.get_or_insert_with(|| Box::new(Writes::new()))
+    }
+
+    fn marks(&self) -> Watermarks {
+        self.writes
+            .as_ref()
+            .map_or(WATERMARKS, |writes| writes.marks)
+    }
+
+    pub fn queued(&self) -> usize {
+        self.writes.as_ref().map_or(0, |writes| writes.queued())
+    }
+
+    /// Whether a write must stand in line.
+    fn must_queue(&self) -> bool {
+        self.is_connecting()
+            || self
+                .writes
+                .as_ref()
+                .is_some_and(|writes| writes.is_waiting())
+    }
+
+    fn flow(&self) -> Flow {
+        match &self.writes {
+            Some(writes) if writes.full => Flow::Full,
+            _ => Flow::Ready,
+        }
+    }
+
+    fn is_active(&self) -> bool {
+        self.status
+            .intersects(Status::CONNECTING | Status::READING | Status::DEFERRED)
+            || self
+                .writes
+                .as_ref()
+                .is_some_and(|writes| writes.is_waiting())
+    }
+
+    /// A queue that was needed for a while is not kept by a stream that is idle.
+    fn tidy(&mut self) {
+        if self.writes.as_ref().is_some_and(|writes| writes.is_spare()) {
+            self.writes = None;
+        }
+    }
+
+    pub fn describe(&self, line: &mut String) {
+        use std::fmt::Write;
+        let _ = write!(
+            line,
+            " descriptor={:?} queued={}",
+            self.source.descriptor(),
+            self.queued()
+        );
+        for (flag, word) in [
+            (Status::CONNECTING, " connecting"),
+            (Status::READING, " reading"),
+            (Status::ENDED, " ended"),
+            (Status::SHUTTING, " shutting-down"),
+            (Status::FAILED, " failed"),
+        ] {
+            if self.status.contains(flag) {
+                line.push_str(word);
+            }
+        }
+    }
+}
+
+/// A byte stream in both directions: what TCP connections are, and whatever else carries bytes.
+///
+/// # Writing
+///
+/// [`Stream::write`] never blocks and never takes a part: it sends what the system takes and
+/// queues the rest. Small writes of one callback are sent together when the callback returns.
+/// The queue has a low and a high watermark, at which [`StreamHandler::on_drain`] and
+/// [`Flow::Full`] tell the producer to go on and to pause, and a hard bound. A connection that
+/// breaks is told once, by [`StreamHandler::on_error`], never by the result of a write.
+///
+/// # Reading
+///
+/// A stream whose handler [reads](StreamHandler::reads) does so from the start.
+/// [`Stream::read_stop`] leaves what comes then to the system's buffer, which makes the peer
+/// wait.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Stream(pub(crate) Id);
+
+crate::handles::handle_type!(Stream);
+
+/// The state of an open stream.
+fn state(handles: &mut Handles, id: Id) -> Result<&mut StreamState> {
+    match &mut handles.get_mut(id)?.body {
+        Body::Stream(stream) => Ok(stream),
+        _ => Err(Code::EBADF.into()),
+    }
+}
+
+fn slot(body: &mut Body) -> Option<&mut Option<Box<dyn StreamHandler>>> {
+    match body {
+        Body::Stream(stream) => Some(&mut stream.handler),
+        _ => None,
+    }
+}
+
+fn refresh_active(core: &mut Core, id: Id) {
+    let active = state(&mut core.handles, id).is_ok_and(|stream| stream.is_active());
+    core.handles.set_active(id, active);
+}
+
+impl Stream {
+    /// Gives the stream a handler, or another one in place of the first, which is dropped.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream; those of the system when reading cannot
+    /// begin.
+    pub fn attach(self, lp: &Loop, handler: impl StreamHandler) -> Result<()> {
+        self.attach_boxed(lp, Box::new(handler))
+    }
+
+    pub(crate) fn attach_boxed(self, lp: &Loop, handler: Box<dyn StreamHandler>) -> Result<()> {
+        let former;
+        {
+            let mut core = lp.core()?;
+            let reads = handler.reads();
+            let stream = state(&mut core.handles, self.0)?;
+            let first = !stream.is_attached();
+            stream.status.insert(Status::ATTACHED);
+            stream.status.set(Status::HAS_MEMORY, handler.has_memory());
+            stream
+                .source
+                .state
+                .set(State::OWN_MEMORY, handler.has_memory());
+            former = stream.handler.replace(handler);
+            if first && reads {
+                start_reading(&mut core, self.0)?;
+            }
+        }
+        // Its destructor may call the loop.
+        drop(former);
+        Ok(())
+    }
+
+    /// Reads, after a [`Stream::read_stop`]; or from the start, for a handler that does not by
+    /// itself. Reading already: nothing happens. Before the connection is made: reads from then.
+    ///
+    /// Errors: [`Code::ENOTCONN`] when the peer has ended its side or the connection broke,
+    /// [`Code::EBADF`] for a closed stream.
+    pub fn read_start(self, lp: &Loop) -> Result<()> {
+        let mut core = lp.core()?;
+        if state(&mut core.handles, self.0)?
+            .status
+            .intersects(Status::ENDED | Status::FAILED)
+        {
+            return Err(Code::ENOTCONN.into());
+        }
+        start_reading(&mut core, self.0)
+    }
+
+    /// Reads no more, from now on: no `on_data` comes until [`Stream::read_start`], and nothing
+    /// is lost. The read-idle timeout rests.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn read_stop(self, lp: &Loop) -> Result<()> {
+        let mut core = lp.core()?;
+        let core = &mut *core;
+        let stream = state(&mut core.handles, self.0)?;
+        stream.status.remove(Status::READING);
+        core.driver.receive_stop(self.0, &mut stream.source);
+        refresh_active(core, self.0);
+        Ok(())
+    }
+
+    /// Writes bytes: all or none. What the system does not take at once is copied and queued.
+    ///
+    /// Errors: [`Code::ENOBUFS`] when the queue would exceed its bound, and nothing is taken;
+    /// [`Code::EPIPE`] after [`Stream::shutdown`]; [`Code::ENOTCONN`] when the connection
+    /// broke; [`Code::EBADF`] for a closed stream.
+    pub fn write(self, lp: &Loop, data: &[u8]) -> Result<Flow> {
+        let mut core = lp.core()?;
+        sending::write(&mut core, self.0, data, lp.gathers())
+    }
+
+    /// Writes memory without copying it, and calls `done` when the system has taken it all.
+    ///
+    /// Writes of a stream, owned or not, are sent in their order. The result also names the
+    /// write, for [`Stream::cancel_write`]. When the stream closes first, `done` hears
+    /// [`Code::ECANCELED`], or the error that broke the connection.
+    ///
+    /// Errors: as [`Stream::write`]; then `done` is not called.
+    pub fn write_owned(
+        self,
+        lp: &Loop,
+        payload: impl Into<Payload>,
+        done: impl FnOnce(&Loop, Stream, Result<()>) + 'static,
+    ) -> Result<(Flow, WriteId)> {
+        self.write_payloads(lp, Payloads::One(payload.into()), Some(Box::new(done)))
+    }
+
+    /// As [`Stream::write_owned`], for several pieces of memory that follow each other.
+    ///
+    /// Errors: as [`Stream::write`]; then `done` is not called.
+    pub fn write_owned_vectored(
+        self,
+        lp: &Loop,
+        payloads: Vec<Payload>,
+        done: impl FnOnce(&Loop, Stream, Result<()>) + 'static,
+    ) -> Result<(Flow, WriteId)> {
+        self.write_payloads(lp, Payloads::Many(payloads), Some(Box::new(done)))
+    }
+
+    pub(crate) fn write_payloads(
+        self,
+        lp: &Loop,
+        payloads: Payloads,
+        done: Option<WriteCallback>,
+    ) -> Result<(Flow, WriteId)> {
+        let mut core = lp.core()?;
+        core.last_write += 1;
+        let id = core.last_write;
+        let write = OwnedWrite { id, payloads, done };
+        let flow = sending::write_owned(&mut core, self.0, write, lp.gathers())?;
+        Ok((flow, WriteId(id)))
+    }
+
+    /// Takes an owned write back that has not begun to be sent; its `done` hears
+    /// [`Code::ECANCELED`].
+    ///
+    /// Errors: [`Code::EBUSY`] when a part of it is sent already, [`Code::ENOENT`] when it has
+    /// ended, [`Code::EBADF`] for a closed stream.
+    pub fn cancel_write(self, lp: &Loop, write: WriteId) -> Result<()> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        let writes = stream.writes.as_mut().ok_or(Error::new(Code::ENOENT))?;
+        writes.cancel(write.0)?;
+        sending::settle(&mut core, self.0);
+        Ok(())
+    }
+
+    /// Ends our side of the stream once everything queued is sent (half-close). Reading goes on.
+    /// `done` is called when the system knows.
+    ///
+    /// Errors: [`Code::EALREADY`] the second time, [`Code::ENOTCONN`] when the connection broke,
+    /// [`Code::EBADF`] for a closed stream.
+    pub fn shutdown(
+        self,
+        lp: &Loop,
+        done: impl FnOnce(&Loop, Stream, Result<()>) + 'static,
+    ) -> Result<()> {
+        self.shutdown_with(lp, Some(Box::new(done)))
+    }
+
+    pub(crate) fn shutdown_with(self, lp: &Loop, done: Option<WriteCallback>) -> Result<()> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        if stream.status.contains(Status::FAILED) {
+            return Err(Code::ENOTCONN.into());
+        }
+        if stream.status.contains(Status::SHUTTING) {
+            return Err(Code::EALREADY.into());
+        }
+        stream.status.insert(Status::SHUTTING);
+        if done.is_some() {
+            stream.writes().shutdown = done;
+        }
+        sending::settle(&mut core, self.0);
+        Ok(())
+    }
+
+    /// Closes the stream when everything queued is sent: the orderly end of a conversation.
+    /// No more writes are taken. A write-stall timeout bounds how long it may take.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn finish(self, lp: &Loop) -> Result<()> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        stream.status.insert(Status::FINISHING | Status::SHUTTING);
+        sending::settle(&mut core, self.0);
+        Ok(())
+    }
+
+    /// Breaks the stream off with an error: `on_error` comes, then it closes.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn fail(self, lp: &Loop, error: Error) -> Result<()> {
+        let mut core = lp.core()?;
+        state(&mut core.handles, self.0)?;
+        sending::fail(&mut core, self.0, error);
+        Ok(())
+    }
+
+    /// Closes the stream and has the peer know that it was cut off: with TCP, by a reset (RST).
+    /// Otherwise as [`Loop::close`].
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn reset(self, lp: &Loop) -> Result<()> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        if let Ok(socket) = stream.source.socket() {
+            // Linger with no time is how a reset is asked for (socket(7), SO_LINGER).
+            socket.set_linger(Some(Duration::ZERO))?;
+        }
+        core.gathered.take_of(self.0);
+        crate::event_loop::close(&mut core, self.0)
+    }
+
+    /// How long nothing may be received while reading, and how long the peer may take nothing
+    /// while writes are queued, before [`StreamHandler::on_timeout`]. `None`: for ever.
+    ///
+    /// Arming costs nothing per byte: receiving only notes the time.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn set_timeouts(
+        self,
+        lp: &Loop,
+        read_idle: Option<Duration>,
+        write_stall: Option<Duration>,
+    ) -> Result<()> {
+        let nanoseconds = |limit: Option<Duration>| limit.map_or(0, crate::timer::nanoseconds);
+        self.set_timeouts_ns(lp, nanoseconds(read_idle), nanoseconds(write_stall))
+    }
+
+    pub(crate) fn set_timeouts_ns(self, lp: &Loop, read: u64, write: u64) -> Result<()> {
+        let mut core = lp.core()?;
+        let now = lp.fresh_clock(&mut core);
+        let stream = state(&mut core.handles, self.0)?;
+        stream.read_idle = read;
+        stream.write_stall = write;
+        stream.last_read = now;
+        if let Some(writes) = &mut stream.writes {
+            writes.last_progress = now;
+        }
+        events::arm_timeouts(&mut core, self.0);
+        Ok(())
+    }
+
+    /// Where the write queue is full and where it has drained, in bytes, and what it holds at
+    /// most. `usize::MAX`: no bound. As made: 16 KiB, 64 KiB, 16 MiB.
+    ///
+    /// Errors: [`Code::EINVAL`] unless `low <= high <= limit` and `high > 0`, [`Code::EBADF`]
+    /// for a closed stream.
+    pub fn set_watermarks(self, lp: &Loop, low: usize, high: usize, limit: usize) -> Result<()> {
+        if low > high || high > limit || high == 0 {
+            return Err(Code::EINVAL.into());
+        }
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        stream.writes().set_marks(Watermarks { low, high, limit });
+        stream.tidy();
+        sending::settle(&mut core, self.0);
+        Ok(())
+    }
+
+    /// Bytes that were written and not yet taken by the system.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream.
+    pub fn queued(self, lp: &Loop) -> Result<usize> {
+        let mut core = lp.core()?;
+        let gathered = core.gathered.length_of(self.0);
+        Ok(state(&mut core.handles, self.0)?.queued() + gathered)
+    }
+}
+
+/// Names an owned write of a stream: see [`Stream::write_owned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct WriteId(pub(crate) u64);
+
+/// Reads, as soon as the stream is connected.
+fn start_reading(core: &mut Core, id: Id) -> Result<()> {
+    let now = core.now;
+    let stream = state(&mut core.handles, id)?;
+    let was_reading = stream.status.contains(Status::READING);
+    stream.status.insert(Status::READING);
+    if !was_reading {
+        stream.last_read = now;
+    }
+    if !stream.is_connecting() && !stream.source.state.contains(State::RECEIVE) {
+        if let Err(error) = core.driver.receive_start(id, &mut stream.source) {
+            stream.status.remove(Status::READING);
+            return Err(error);
+        }
+    }
+    refresh_active(core, id);
+    events::arm_timeouts(core, id);
+    Ok(())
+}

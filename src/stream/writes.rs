@@ -1,0 +1,404 @@
+//! The write queue of a stream, and the small writes that are gathered before they are sent.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+use std::sync::Arc;
+
+use super::Stream;
+use crate::driver::SLICES_MAX;
+use crate::error::{Code, Error, Result};
+use crate::event_loop::Loop;
+use crate::handles::Id;
+
+/// Called when an owned write, or a shutdown, has ended.
+pub(crate) type WriteCallback = Box<dyn FnOnce(&Loop, Stream, Result<()>)>;
+
+/// Copied bytes that follow each other share pieces of up to this size.
+const PIECE: usize = 64 * 1024;
+
+/// How much a stream queues: see [`Stream::set_watermarks`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Watermarks {
+    pub low: usize,
+    pub high: usize,
+    pub limit: usize,
+}
+
+/// 64 KiB is about what a socket's send buffer holds besides: a producer that heeds `high` has
+/// as much in hand as the network takes while it is away for one turn. The limit is what one
+/// slow peer may cost at most.
+pub(crate) const WATERMARKS: Watermarks = Watermarks {
+    low: 16 * 1024,
+    high: 64 * 1024,
+    limit: 16 * 1024 * 1024,
+};
+
+/// Memory for [`Stream::write_owned`]: it is not copied, and not touched by anybody else until
+/// the write has ended.
+#[derive(Debug)]
+pub struct Payload(Memory);
+
+#[derive(Debug)]
+enum Memory {
+    Vec(Vec<u8>),
+    Static(&'static [u8]),
+    Shared(Arc<[u8]>),
+    Raw(*const u8, usize),
+}
+
+impl Payload {
+    /// Memory of somebody else's.
+    ///
+    /// # Safety
+    ///
+    /// `length` bytes at `base` must stay valid and unchanged until the write's completion
+    /// callback, or if there is none, until the stream has closed.
+    pub unsafe fn from_raw(base: *const u8, length: usize) -> Payload {
+        if length == 0 {
+            return Payload(Memory::Static(&[]));
+        }
+        Payload(Memory::Raw(base, length))
+    }
+
+    fn bytes(&self) -> &[u8] {
+        match &self.0 {
+            Memory::Vec(bytes) => bytes,
+            Memory::Static(bytes) => bytes,
+            Memory::Shared(bytes) => bytes,
+            // SAFETY: whoever made the payload promised this memory (`from_raw`), for as long as
+            // the payload is in a queue; and it is not kept longer than its completion.
+            Memory::Raw(base, length) => unsafe { std::slice::from_raw_parts(*base, *length) },
+        }
+    }
+}
+
+impl From<Vec<u8>> for Payload {
+    fn from(bytes: Vec<u8>) -> Payload {
+        Payload(Memory::Vec(bytes))
+    }
+}
+
+impl From<String> for Payload {
+    fn from(text: String) -> Payload {
+        Payload(Memory::Vec(text.into_bytes()))
+    }
+}
+
+impl From<&'static [u8]> for Payload {
+    fn from(bytes: &'static [u8]) -> Payload {
+        Payload(Memory::Static(bytes))
+    }
+}
+
+impl From<&'static str> for Payload {
+    fn from(text: &'static str) -> Payload {
+        Payload(Memory::Static(text.as_bytes()))
+    }
+}
+
+impl From<Arc<[u8]>> for Payload {
+    fn from(bytes: Arc<[u8]>) -> Payload {
+        Payload(Memory::Shared(bytes))
+    }
+}
+
+/// One or several pieces of memory that are written as one.
+pub(crate) enum Payloads {
+    One(Payload),
+    Many(Vec<Payload>),
+}
+
+impl Payloads {
+    pub fn as_slice(&self) -> &[Payload] {
+        match self {
+            Payloads::One(payload) => std::slice::from_ref(payload),
+            Payloads::Many(payloads) => payloads,
+        }
+    }
+
+    pub fn length(&self) -> usize {
+        self.as_slice()
+            .iter()
+            .map(|payload| payload.bytes().len())
+            .sum()
+    }
+}
+
+pub(crate) struct OwnedWrite {
+    pub id: u64,
+    pub payloads: Payloads,
+    pub done: Option<WriteCallback>,
+}
+
+enum Segment {
+    Copied(Vec<u8>),
+    Owned(OwnedWrite),
+}
+
+impl Segment {
+    fn length(&self) -> usize {
+        match self {
+            Segment::Copied(bytes) => bytes.len(),
+            Segment::Owned(write) => write.payloads.length(),
+        }
+    }
+}
+
+/// What a stream has to send, and to tell of what it sent. Only streams that need it have one.
+pub(crate) struct Writes {
+    segments: VecDeque<Segment>,
+    /// Bytes of the first segment that are sent already.
+    sent_of_first: usize,
+    /// Bytes that are not sent yet.
+    queued: usize,
+    pub marks: Watermarks,
+    /// The queue stood at the high watermark, and has not fallen to the low one since.
+    pub full: bool,
+    /// When the kernel last took something.
+    pub last_progress: u64,
+    /// Writes that ended, in their order, and the shutdown after them.
+    finished: VecDeque<(WriteCallback, Result<()>)>,
+    pub shutdown: Option<WriteCallback>,
+    /// Why the stream failed, until that is told.
+    pub error: Option<Error>,
+}
+
+impl Writes {
+    pub fn new() -> Writes {
+        Writes {
+            segments: VecDeque::new(),
+            sent_of_first: 0,
+            queued: 0,
+            marks: WATERMARKS,
+            full: false,
+            last_progress: 0,
+            finished: VecDeque::new(),
+            shutdown: None,
+            error: None,
+        }
+    }
+
+    /// Nothing in it that a new one would not have.
+    pub fn is_spare(&self) -> bool {
+        self.segments.is_empty()
+            && self.finished.is_empty()
+            && self.shutdown.is_none()
+            && self.error.is_none()
+            && self.marks == WATERMARKS
+            && !self.full
+    }
+
+    pub fn queued(&self) -> usize {
+        self.queued
+    }
+
+    /// Whether something waits to be sent. (A write of no bytes waits too: for its turn.)
+    pub fn is_waiting(&self) -> bool {
+        !self.segments.is_empty()
+    }
+
+    pub fn has_finished(&self) -> bool {
+        !self.finished.is_empty()
+    }
+
+    pub fn push_copy(&mut self, mut bytes: &[u8]) {
+        self.queued += bytes.len();
+        // The first segment may be in the kernel's hands, so only a later one is added to.
+        if self.segments.len() > 1 {
+            if let Some(Segment::Copied(last)) = self.segments.back_mut() {
+                let room = PIECE.saturating_sub(last.len()).min(bytes.len());
+                last.extend_from_slice(&bytes[..room]);
+                bytes = &bytes[room..];
+            }
+        }
+        if !bytes.is_empty() {
+            self.segments.push_back(Segment::Copied(bytes.to_vec()));
+        }
+        self.note_level();
+    }
+
+    /// Bytes that were gathered: queued without another copy.
+    pub fn push_vec(&mut self, bytes: Vec<u8>) {
+        self.queued += bytes.len();
+        self.segments.push_back(Segment::Copied(bytes));
+        self.note_level();
+    }
+
+    pub fn push_owned(&mut self, write: OwnedWrite) {
+        self.queued += write.payloads.length();
+        self.segments.push_back(Segment::Owned(write));
+        self.note_level();
+    }
+
+    fn note_level(&mut self) {
+        self.full |= self.queued >= self.marks.high;
+    }
+
+    /// The watermarks changed: what holds by the new ones.
+    pub fn set_marks(&mut self, marks: Watermarks) {
+        self.marks = marks;
+        self.note_level();
+    }
+
+    /// Whether the queue has now fallen to the low watermark after it was full; once.
+    pub fn falls_to_low(&mut self) -> bool {
+        self.full && self.queued <= self.marks.low && {
+            self.full = false;
+            true
+        }
+    }
+
+    /// The next bytes to send, as many slices as fit in `slices`; how many slices and bytes.
+    pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> (usize, usize) {
+        let (mut count, mut total, mut skip) = (0, 0, self.sent_of_first);
+        for segment in &self.segments {
+            let copied;
+            let pieces: &mut dyn Iterator<Item = &'a [u8]> = match segment {
+                Segment::Copied(bytes) => {
+                    copied = bytes.as_slice();
+                    &mut std::iter::once(copied)
+                }
+                Segment::Owned(write) => &mut write.payloads.as_slice().iter().map(Payload::bytes),
+            };
+            for piece in pieces {
+                let skipped = skip.min(piece.len());
+                skip -= skipped;
+                let piece = &piece[skipped..];
+                if piece.is_empty() {
+                    continue;
+                }
+                if count == SLICES_MAX {
+                    return (count, total);
+                }
+                slices[count] = IoSlice::new(piece);
+                count += 1;
+                total += piece.len();
+            }
+        }
+        (count, total)
+    }
+
+    /// The kernel took so many bytes more.
+    pub fn advance(&mut self, mut sent: usize) {
+        self.queued -= sent;
+        while let Some(first) = self.segments.front() {
+            let left = first.length() - self.sent_of_first;
+            if sent < left {
+                self.sent_of_first += sent;
+                return;
+            }
+            sent -= left;
+            self.sent_of_first = 0;
+            if let Some(Segment::Owned(OwnedWrite {
+                done: Some(done), ..
+            })) = self.segments.pop_front()
+            {
+                self.finished.push_back((done, Ok(())));
+            }
+        }
+    }
+
+    pub fn finish(&mut self, done: WriteCallback, outcome: Result<()>) {
+        self.finished.push_back((done, outcome));
+    }
+
+    pub fn next_finished(&mut self) -> Option<(WriteCallback, Result<()>)> {
+        self.finished.pop_front()
+    }
+
+    pub fn finished_count(&self) -> usize {
+        self.finished.len()
+    }
+
+    /// Takes an owned write that has not begun out of the queue; its callback hears `ECANCELED`.
+    pub fn cancel(&mut self, id: u64) -> Result<()> {
+        let at = self
+            .segments
+            .iter()
+            .position(|segment| matches!(segment, Segment::Owned(write) if write.id == id));
+        let at = at.ok_or(Error::new(Code::ENOENT))?;
+        if at == 0 && self.sent_of_first > 0 {
+            return Err(Code::EBUSY.into());
+        }
+        let removed = self.segments.remove(at);
+        self.queued -= removed.as_ref().map_or(0, Segment::length);
+        if let Some(Segment::Owned(OwnedWrite {
+            done: Some(done), ..
+        })) = removed
+        {
+            self.finished.push_back((done, Err(Code::ECANCELED.into())));
+        }
+        Ok(())
+    }
+
+    /// For a stream that is closed: one callback after the other, first those that ended, then
+    /// those that never will.
+    pub fn next_last_word(&mut self) -> Option<(WriteCallback, Result<()>)> {
+        if let Some(finished) = self.finished.pop_front() {
+            return Some(finished);
+        }
+        let outcome = Err(self.error.unwrap_or(Code::ECANCELED.into()));
+        while let Some(segment) = self.segments.pop_front() {
+            if let Segment::Owned(OwnedWrite {
+                done: Some(done), ..
+            }) = segment
+            {
+                return Some((done, outcome));
+            }
+        }
+        self.shutdown.take().map(|done| (done, outcome))
+    }
+}
+
+/// Small writes of the callback that is running: one stream's at a time.
+#[derive(Default)]
+pub(crate) struct Gathered {
+    owner: Option<Id>,
+    bytes: Vec<u8>,
+}
+
+impl Gathered {
+    /// The stream that must be sent for before anything else happens to it.
+    pub fn owner(&self) -> Option<Id> {
+        self.owner
+    }
+
+    pub fn own(&mut self, id: Id) {
+        self.owner = Some(id);
+    }
+
+    pub fn push(&mut self, id: Id, bytes: &[u8]) {
+        self.owner = Some(id);
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Bytes gathered for this stream.
+    pub fn length_of(&self, id: Id) -> usize {
+        if self.owner == Some(id) {
+            self.bytes.len()
+        } else {
+            0
+        }
+    }
+
+    pub fn disown(&mut self) {
+        self.owner = None;
+    }
+
+    /// Ends the gathering if it is this stream's: its bytes.
+    pub fn take_of(&mut self, id: Id) -> Vec<u8> {
+        if self.owner != Some(id) {
+            return Vec::new();
+        }
+        self.owner = None;
+        std::mem::take(&mut self.bytes)
+    }
+
+    /// The memory is kept for the next callback.
+    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
+        if bytes.capacity() > self.bytes.capacity() && self.bytes.is_empty() {
+            bytes.clear();
+            self.bytes = bytes;
+        }
+    }
+}

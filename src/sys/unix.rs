@@ -1,0 +1,144 @@
+//! Unix.
+
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+
+use socket2::Socket;
+
+/// What the system calls an open file or socket.
+pub(crate) type Descriptor = RawFd;
+
+pub(crate) fn descriptor_of(socket: &Socket) -> Descriptor {
+    socket.as_raw_fd()
+}
+
+/// The descriptor as `polling` adds it.
+pub(crate) fn raw_source(descriptor: Descriptor) -> RawFd {
+    descriptor
+}
+
+/// The descriptor as `polling` modifies and deletes it.
+pub(crate) fn borrow<'a>(descriptor: Descriptor) -> BorrowedFd<'a> {
+    // SAFETY: not -1 (sources hold none below 0); the borrow is only handed to epoll_ctl, kevent
+    // or poll, which answer a descriptor closed meanwhile with an error.
+    unsafe { BorrowedFd::borrow_raw(descriptor) }
+}
+
+/// Takes over a socket that the user hands in.
+///
+/// The user's promise, given by calling the API that leads here, is that the descriptor is open
+/// and from now on kolo's.
+pub(crate) fn take_socket(descriptor: Descriptor) -> io::Result<Socket> {
+    if descriptor < 0 || !is_open(descriptor) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: an open descriptor that its owner gave away.
+    Ok(unsafe { Socket::from_raw_fd(descriptor) })
+}
+
+pub(crate) fn is_open(descriptor: Descriptor) -> bool {
+    // SAFETY: F_GETFD reads a flag; a bad descriptor is answered with an error.
+    unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
+}
+
+/// Hands a socket out of kolo.
+pub(crate) fn give_socket(socket: Socket) -> Descriptor {
+    socket.into_raw_fd()
+}
+
+/// The monotonic clock in nanoseconds (`CLOCK_MONOTONIC`, clock_gettime(2)).
+pub(crate) fn monotonic_ns() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: `time` is a valid timespec; this clock exists on every system supported, so the
+    // call cannot fail.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    (time.tv_sec as u64)
+        .wrapping_mul(1_000_000_000)
+        .wrapping_add(time.tv_nsec as u64)
+}
+
+/// Sends what the socket takes at once. A peer that is gone is an error, never `SIGPIPE`.
+pub(crate) fn send(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    // Darwin has no such flag; there socket2 sets SO_NOSIGPIPE on the socket.
+    #[cfg(not(target_vendor = "apple"))]
+    const FLAGS: libc::c_int = libc::MSG_NOSIGNAL;
+    #[cfg(target_vendor = "apple")]
+    const FLAGS: libc::c_int = 0;
+    loop {
+        let outcome = match slices {
+            [one] => socket.send_with_flags(one, FLAGS),
+            many => socket.send_vectored_with_flags(many, FLAGS),
+        };
+        match outcome {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// Writes eight bytes to an event descriptor or a pipe, to wake whoever waits for it; a full one
+/// wakes already. Async-signal-safe, and errno is left as it was.
+pub(crate) fn write_event(descriptor: Descriptor) {
+    #[cfg(any(target_os = "solaris", target_os = "illumos"))]
+    use libc::___errno as errno_location;
+    #[cfg(target_os = "android")]
+    use libc::__errno as errno_location;
+    #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+    use libc::__errno as errno_location;
+    #[cfg(any(target_os = "linux", target_os = "l4re"))]
+    use libc::__errno_location as errno_location;
+    #[cfg(any(
+        target_vendor = "apple",
+        target_os = "freebsd",
+        target_os = "dragonfly"
+    ))]
+    use libc::__error as errno_location;
+
+    let one = 1u64.to_ne_bytes();
+    // SAFETY: eight bytes of our own are handed to write(2), which is async-signal-safe; the
+    // errno that is put back is this thread's.
+    unsafe {
+        let errno = errno_location();
+        let before = *errno;
+        libc::write(descriptor, one.as_ptr().cast(), one.len());
+        *errno = before;
+    }
+}
+
+/// Whether [`heavy_barrier`] stands on every thread of the process.
+#[cfg(target_os = "linux")]
+pub(crate) fn has_heavy_barrier() -> bool {
+    use once_cell::sync::Lazy;
+    static REGISTERED: Lazy<bool> = Lazy::new(|| {
+        // SAFETY: membarrier takes numbers only. Registering is asked for once a process.
+        let command = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
+    });
+    *REGISTERED
+}
+
+/// A full memory barrier on every running thread of the process (membarrier(2)): it pairs with
+/// nothing but a compiler barrier on the other side. Only where [`has_heavy_barrier`].
+#[cfg(target_os = "linux")]
+pub(crate) fn heavy_barrier() {
+    // SAFETY: membarrier takes numbers only.
+    unsafe {
+        libc::syscall(
+            libc::SYS_membarrier,
+            libc::MEMBARRIER_CMD_PRIVATE_EXPEDITED,
+            0,
+            0,
+        );
+    }
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn has_heavy_barrier() -> bool {
+    false
+}
+
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn heavy_barrier() {}
