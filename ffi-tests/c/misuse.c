@@ -1,0 +1,776 @@
+/* Misuse: each wrong call gets its error code, and the loop goes on working.
+ *
+ * The tables below hold every function that takes a loop; a function added to the header belongs into one of them. */
+#include "harness.h"
+
+#include <signal.h>
+#include <sys/socket.h>
+
+/* ---- callbacks that must never be heard ---- */
+static void no_timer(kolo_loop *loop, kolo_timer timer, void *user) { (void)loop, (void)timer, (void)user; }
+static void no_hook(kolo_loop *loop, kolo_hook hook, void *user) { (void)loop, (void)hook, (void)user; }
+static void no_waker(kolo_loop *loop, kolo_waker waker, void *user) { (void)loop, (void)waker, (void)user; }
+static void no_signal(kolo_loop *loop, kolo_signal signal, int number, void *user) {
+    (void)loop, (void)signal, (void)number, (void)user;
+}
+static void no_poll(kolo_loop *loop, kolo_poll poll, int status, uint32_t events, void *user) {
+    (void)loop, (void)poll, (void)status, (void)events, (void)user;
+}
+static void no_status(kolo_loop *loop, int status, void *user) { (void)loop, (void)status, (void)user; }
+static void no_close(kolo_loop *loop, kolo_handle handle, void *user) { (void)loop, (void)handle, (void)user; }
+static void no_done(kolo_loop *loop, kolo_stream stream, int status, void *user) {
+    (void)loop, (void)stream, (void)status, (void)user;
+}
+static int no_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
+    (void)loop, (void)handle, (void)kind, (void)user;
+    return 0;
+}
+
+/* Descriptors for the calls that need one; opened by with_descriptors(). */
+static int spare_pair[2] = {-1, -1};
+static kolo_address spare_address;
+
+static void open_spare(void) {
+    SYSTEM(socketpair(AF_UNIX, SOCK_STREAM, 0, spare_pair));
+    spare_address = loopback_v4(0);
+}
+
+static void close_spare(void) {
+    raw_close(&spare_pair[0]);
+    raw_close(&spare_pair[1]);
+}
+
+/* ---- functions that take a loop and no handle ---- */
+typedef struct loop_call {
+    const char *name;
+    int (*call)(kolo_loop *loop);
+} loop_call;
+
+static int call_run(kolo_loop *loop) { return kolo_loop_run(loop, KOLO_RUN_NOWAIT); }
+static int call_now(kolo_loop *loop) {
+    uint64_t now;
+    return kolo_loop_now(loop, &now);
+}
+static int call_backend_timeout(kolo_loop *loop) {
+    int64_t timeout;
+    return kolo_loop_backend_timeout(loop, &timeout);
+}
+static int call_set_user(kolo_loop *loop) { return kolo_loop_set_user(loop, NULL); }
+static int call_user(kolo_loop *loop) {
+    void *user;
+    return kolo_loop_user(loop, &user);
+}
+static int call_metrics(kolo_loop *loop) {
+    kolo_metrics metrics = KOLO_METRICS_INIT;
+    return kolo_loop_metrics(loop, &metrics);
+}
+static int call_defer(kolo_loop *loop) { return kolo_loop_defer(loop, no_status, NULL); }
+static int call_walk(kolo_loop *loop) { return kolo_loop_walk(loop, no_walk, NULL); }
+static int call_timer_open(kolo_loop *loop) {
+    kolo_timer out;
+    return kolo_timer_open(loop, no_timer, NULL, &out);
+}
+static int call_hook_open(kolo_loop *loop) {
+    kolo_hook out;
+    return kolo_hook_open(loop, KOLO_HOOK_CHECK, no_hook, NULL, &out);
+}
+static int call_remote(kolo_loop *loop) {
+    kolo_remote *out;
+    return kolo_loop_remote(loop, &out);
+}
+static int call_waker_open(kolo_loop *loop) {
+    kolo_waker out;
+    return kolo_waker_open(loop, no_waker, NULL, &out);
+}
+static int call_signal_open(kolo_loop *loop) {
+    kolo_signal out;
+    return kolo_signal_open(loop, no_signal, NULL, &out);
+}
+static int call_poll_open(kolo_loop *loop) {
+    kolo_poll out;
+    return kolo_poll_open(loop, spare_pair[0], no_poll, NULL, &out);
+}
+static int call_listen(kolo_loop *loop) {
+    kolo_listener out;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    return kolo_tcp_listen(loop, &spare_address, NULL, &handler, NULL, &out);
+}
+static int call_listener_adopt(kolo_loop *loop) {
+    kolo_listener out;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    return kolo_listener_adopt(loop, spare_pair[0], NULL, &handler, NULL, &out);
+}
+static int call_connect(kolo_loop *loop) {
+    kolo_tcp out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_tcp_connect(loop, &spare_address, NULL, &handler, NULL, &out);
+}
+static int call_adopt(kolo_loop *loop) {
+    kolo_tcp out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out);
+}
+static int call_driver_name(kolo_loop *loop) {
+    return kolo_loop_driver_name(loop) == NULL ? KOLO_EBADF : KOLO_OK; /* NULL is its only error */
+}
+
+static const loop_call loop_calls[] = {
+    {"kolo_loop_free", kolo_loop_free},
+    {"kolo_loop_run", call_run},
+    {"kolo_loop_stop", kolo_loop_stop},
+    {"kolo_loop_alive", kolo_loop_alive},
+    {"kolo_loop_now", call_now},
+    {"kolo_loop_update_now", kolo_loop_update_now},
+    {"kolo_loop_backend_fd", kolo_loop_backend_fd},
+    {"kolo_loop_backend_timeout", call_backend_timeout},
+    {"kolo_loop_fork", kolo_loop_fork},
+    {"kolo_loop_detach_thread", kolo_loop_detach_thread},
+    {"kolo_loop_set_user", call_set_user},
+    {"kolo_loop_user", call_user},
+    {"kolo_loop_metrics", call_metrics},
+    {"kolo_loop_defer", call_defer},
+    {"kolo_loop_walk", call_walk},
+    {"kolo_timer_open", call_timer_open},
+    {"kolo_hook_open", call_hook_open},
+    {"kolo_loop_remote", call_remote},
+    {"kolo_waker_open", call_waker_open},
+    {"kolo_signal_open", call_signal_open},
+    {"kolo_poll_open", call_poll_open},
+    {"kolo_tcp_listen", call_listen},
+    {"kolo_listener_adopt", call_listener_adopt},
+    {"kolo_tcp_connect", call_connect},
+    {"kolo_tcp_adopt", call_adopt},
+};
+#define LOOP_CALLS (sizeof loop_calls / sizeof loop_calls[0])
+
+/* ---- functions that take a handle ---- */
+typedef struct handle_call {
+    const char *name;
+    int kind; /* 0: any */
+    int (*call)(kolo_loop *loop, kolo_handle handle);
+} handle_call;
+
+static int call_on_close(kolo_loop *loop, kolo_handle handle) { return kolo_on_close(loop, handle, no_close, NULL); }
+static int call_describe(kolo_loop *loop, kolo_handle handle) {
+    char text[64];
+    return kolo_describe(loop, handle, text, sizeof text);
+}
+static int call_timer_start(kolo_loop *loop, kolo_handle handle) {
+    return kolo_timer_start(loop, handle, SECONDS(60), SECONDS(60));
+}
+static int call_timer_remaining(kolo_loop *loop, kolo_handle handle) {
+    uint64_t left;
+    return kolo_timer_remaining(loop, handle, &left);
+}
+static int call_timer_overrun(kolo_loop *loop, kolo_handle handle) {
+    uint64_t overrun;
+    return kolo_timer_overrun(loop, handle, &overrun);
+}
+static int call_waker_remote(kolo_loop *loop, kolo_handle handle) {
+    kolo_remote *remote = NULL;
+    int result = kolo_waker_remote(loop, handle, &remote);
+    if (result == KOLO_OK) kolo_remote_release(remote);
+    return result;
+}
+static int call_signal_start(kolo_loop *loop, kolo_handle handle) { return kolo_signal_start(loop, handle, SIGUSR2); }
+static int call_poll_start(kolo_loop *loop, kolo_handle handle) {
+    return kolo_poll_start(loop, handle, KOLO_POLL_READABLE);
+}
+static int call_attach(kolo_loop *loop, kolo_handle handle) {
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_stream_attach(loop, handle, &handler, NULL);
+}
+static int call_stream_user(kolo_loop *loop, kolo_handle handle) {
+    void *user;
+    return kolo_stream_user(loop, handle, &user);
+}
+static int call_write(kolo_loop *loop, kolo_handle handle) { return kolo_stream_write(loop, handle, "x", 1); }
+static int call_write_owned(kolo_loop *loop, kolo_handle handle) {
+    kolo_buffer buffer = {"x", 1};
+    return kolo_stream_write_owned(loop, handle, &buffer, 1, no_done, NULL, NULL);
+}
+static int call_write_cancel(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_stream_write_cancel(loop, handle, 99);
+    return result == KOLO_ENOENT ? KOLO_OK : result; /* the stream was right, there is no such write */
+}
+static int call_set_timeouts(kolo_loop *loop, kolo_handle handle) {
+    return kolo_stream_set_timeouts(loop, handle, SECONDS(60), 0);
+}
+static int call_set_watermarks(kolo_loop *loop, kolo_handle handle) {
+    return kolo_stream_set_watermarks(loop, handle, 1000, 2000, 3000);
+}
+static int call_queued(kolo_loop *loop, kolo_handle handle) {
+    size_t queued;
+    return kolo_stream_queued(loop, handle, &queued);
+}
+static int call_shutdown(kolo_loop *loop, kolo_handle handle) {
+    return kolo_stream_shutdown(loop, handle, no_done, NULL);
+}
+static int call_listener_address(kolo_loop *loop, kolo_handle handle) {
+    kolo_address address;
+    return kolo_listener_address(loop, handle, &address);
+}
+static int call_set_nodelay(kolo_loop *loop, kolo_handle handle) { return kolo_tcp_set_nodelay(loop, handle, true); }
+static int call_set_keepalive(kolo_loop *loop, kolo_handle handle) {
+    return kolo_tcp_set_keepalive(loop, handle, 60, 0, 0);
+}
+static int call_set_linger(kolo_loop *loop, kolo_handle handle) { return kolo_tcp_set_linger(loop, handle, -1); }
+static int call_set_buffers(kolo_loop *loop, kolo_handle handle) {
+    return kolo_tcp_set_buffers(loop, handle, 100000, 100000);
+}
+static int call_buffers(kolo_loop *loop, kolo_handle handle) {
+    uint32_t send_bytes, receive_bytes;
+    return kolo_tcp_buffers(loop, handle, &send_bytes, &receive_bytes);
+}
+static int call_local(kolo_loop *loop, kolo_handle handle) {
+    kolo_address address;
+    return kolo_tcp_local(loop, handle, &address);
+}
+static int call_peer(kolo_loop *loop, kolo_handle handle) {
+    kolo_address address;
+    return kolo_tcp_peer(loop, handle, &address);
+}
+static int call_socket(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket;
+    return kolo_tcp_socket(loop, handle, &socket);
+}
+static int call_release(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket = -1;
+    int result = kolo_tcp_release(loop, handle, &socket);
+    if (result == KOLO_OK) SYSTEM(close((int)socket));
+    return result;
+}
+
+/* In an order in which each succeeds on a live handle of its kind; those that end the handle come last. */
+static const handle_call handle_calls[] = {
+    {"kolo_on_close", 0, call_on_close},
+    {"kolo_ref", 0, kolo_ref},
+    {"kolo_unref", 0, kolo_unref},
+    {"kolo_has_ref", 0, kolo_has_ref},
+    {"kolo_is_active", 0, kolo_is_active},
+    {"kolo_kind_of", 0, kolo_kind_of},
+    {"kolo_describe", 0, call_describe},
+    {"kolo_timer_start", KOLO_KIND_TIMER, call_timer_start},
+    {"kolo_timer_again", KOLO_KIND_TIMER, kolo_timer_again},
+    {"kolo_timer_remaining", KOLO_KIND_TIMER, call_timer_remaining},
+    {"kolo_timer_overrun", KOLO_KIND_TIMER, call_timer_overrun},
+    {"kolo_timer_stop", KOLO_KIND_TIMER, kolo_timer_stop},
+    {"kolo_hook_start", KOLO_KIND_HOOK, kolo_hook_start},
+    {"kolo_hook_stop", KOLO_KIND_HOOK, kolo_hook_stop},
+    {"kolo_waker_remote", KOLO_KIND_WAKER, call_waker_remote},
+    {"kolo_signal_start", KOLO_KIND_SIGNAL, call_signal_start},
+    {"kolo_signal_stop", KOLO_KIND_SIGNAL, kolo_signal_stop},
+    {"kolo_poll_start", KOLO_KIND_POLL, call_poll_start},
+    {"kolo_poll_stop", KOLO_KIND_POLL, kolo_poll_stop},
+    {"kolo_listener_address", KOLO_KIND_LISTENER, call_listener_address},
+    {"kolo_listener_pause", KOLO_KIND_LISTENER, kolo_listener_pause},
+    {"kolo_listener_resume", KOLO_KIND_LISTENER, kolo_listener_resume},
+    {"kolo_stream_attach", KOLO_KIND_TCP, call_attach},
+    {"kolo_stream_user", KOLO_KIND_TCP, call_stream_user},
+    {"kolo_stream_read_stop", KOLO_KIND_TCP, kolo_stream_read_stop},
+    {"kolo_stream_read_start", KOLO_KIND_TCP, kolo_stream_read_start},
+    {"kolo_stream_write", KOLO_KIND_TCP, call_write},
+    {"kolo_stream_write_owned", KOLO_KIND_TCP, call_write_owned},
+    {"kolo_stream_write_cancel", KOLO_KIND_TCP, call_write_cancel},
+    {"kolo_stream_set_timeouts", KOLO_KIND_TCP, call_set_timeouts},
+    {"kolo_stream_set_watermarks", KOLO_KIND_TCP, call_set_watermarks},
+    {"kolo_stream_queued", KOLO_KIND_TCP, call_queued},
+    {"kolo_tcp_set_nodelay", KOLO_KIND_TCP, call_set_nodelay},
+    {"kolo_tcp_set_keepalive", KOLO_KIND_TCP, call_set_keepalive},
+    {"kolo_tcp_set_linger", KOLO_KIND_TCP, call_set_linger},
+    {"kolo_tcp_set_buffers", KOLO_KIND_TCP, call_set_buffers},
+    {"kolo_tcp_buffers", KOLO_KIND_TCP, call_buffers},
+    {"kolo_tcp_local", KOLO_KIND_TCP, call_local},
+    {"kolo_tcp_peer", KOLO_KIND_TCP, call_peer},
+    {"kolo_tcp_socket", KOLO_KIND_TCP, call_socket},
+    {"kolo_stream_shutdown", KOLO_KIND_TCP, call_shutdown},
+    {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
+    {"kolo_stream_reset", KOLO_KIND_TCP, kolo_stream_reset},
+    {"kolo_close", 0, kolo_close},
+};
+#define HANDLE_CALLS (sizeof handle_calls / sizeof handle_calls[0])
+
+static void check_call(const char *name, const char *how, int got, int want) {
+    if (got == want) return;
+    printf("    %s, %s: gave %d (%s), not %d (%s)\n", name, how, got, kolo_error_name(got), want,
+           kolo_error_name(want));
+    fflush(stdout);
+    _exit(1);
+}
+
+/* ---- the loop works: after every misuse ---- */
+
+static void count_timer(kolo_loop *loop, kolo_timer timer, void *user) {
+    (void)loop, (void)timer;
+    ++*(int *)user;
+}
+
+static void check_works(kolo_loop *loop) {
+    kolo_timer timer = 0;
+    int fired = 0;
+    pair both;
+    CHECK_OK(kolo_timer_open(loop, count_timer, &fired, &timer));
+    CHECK_OK(kolo_timer_start(loop, timer, 1000, 0));
+    RUN_UNTIL(loop, fired == 1);
+    CHECK_OK(kolo_close(loop, timer));
+    pair_open(loop, &both);
+    CHECK_INT(kolo_stream_write(loop, both.client.stream, "works", 5), 0);
+    RUN_UNTIL(loop, both.server.received == 5);
+    pair_close(loop, &both);
+}
+
+/* ---- handles ---- */
+
+enum { KINDS = 7 };
+static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
+                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP};
+
+static int tcp_other_end = -1;
+
+static kolo_handle open_kind(kolo_loop *loop, int kind) {
+    kolo_handle handle = 0;
+    kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    kolo_address any = loopback_v4(0);
+    int sockets[2];
+    switch (kind) {
+    case KOLO_KIND_TIMER: CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &handle)); break;
+    case KOLO_KIND_HOOK: CHECK_OK(kolo_hook_open(loop, KOLO_HOOK_CHECK, no_hook, NULL, &handle)); break;
+    case KOLO_KIND_WAKER: CHECK_OK(kolo_waker_open(loop, no_waker, NULL, &handle)); break;
+    case KOLO_KIND_SIGNAL: CHECK_OK(kolo_signal_open(loop, no_signal, NULL, &handle)); break;
+    case KOLO_KIND_POLL: CHECK_OK(kolo_poll_open(loop, spare_pair[0], no_poll, NULL, &handle)); break;
+    case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
+    default:
+        raw_pair(sockets);
+        CHECK_OK(kolo_tcp_adopt(loop, sockets[0], &handler, NULL, &handle));
+        raw_close(&tcp_other_end);
+        tcp_other_end = sockets[1];
+    }
+    return handle;
+}
+
+TEST(every_handle_call_succeeds_on_the_right_handle) {
+    /* So that the tables below are known to test what they mean to. */
+    open_spare();
+    for (int k = 0; k < KINDS; k++) {
+        kolo_handle handle = open_kind(loop, all_kinds[k]);
+        for (size_t i = 0; i < HANDLE_CALLS; i++) {
+            if (handle_calls[i].kind != 0 && handle_calls[i].kind != all_kinds[k]) continue;
+            int result = handle_calls[i].call(loop, handle);
+            if (result < 0) check_call(handle_calls[i].name, "right handle", result, KOLO_OK);
+            bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == kolo_stream_reset;
+            if (ends_it) handle = open_kind(loop, all_kinds[k]);
+        }
+    }
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+TEST(handles_of_the_wrong_kind) {
+    kolo_handle handles[KINDS];
+    open_spare();
+    for (int k = 0; k < KINDS; k++) handles[k] = open_kind(loop, all_kinds[k]);
+    for (size_t i = 0; i < HANDLE_CALLS; i++) {
+        if (handle_calls[i].kind == 0) continue;
+        for (int k = 0; k < KINDS; k++) {
+            if (all_kinds[k] == handle_calls[i].kind) continue;
+            check_call(handle_calls[i].name, "wrong kind", handle_calls[i].call(loop, handles[k]), KOLO_EBADF);
+        }
+    }
+    for (int k = 0; k < KINDS; k++) CHECK_OK(kolo_close(loop, handles[k]));
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+static void check_all_refuse(kolo_loop *loop, kolo_handle handle, const char *how) {
+    for (size_t i = 0; i < HANDLE_CALLS; i++)
+        check_call(handle_calls[i].name, how, handle_calls[i].call(loop, handle), KOLO_EBADF);
+}
+
+TEST(stale_handles) {
+    open_spare();
+    for (int k = 0; k < KINDS; k++) {
+        kolo_handle handle = open_kind(loop, all_kinds[k]);
+        CHECK_OK(kolo_close(loop, handle));
+        check_all_refuse(loop, handle, "closed, before its on_close");
+        run_to_end(loop);
+        check_all_refuse(loop, handle, "closed, after its on_close");
+        kolo_handle same_place = open_kind(loop, all_kinds[k]);
+        check_all_refuse(loop, handle, "its place taken again");
+        CHECK_OK(kolo_close(loop, same_place));
+        run_to_end(loop);
+    }
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+TEST(the_zero_handle_and_made_up_ones) {
+    open_spare();
+    check_all_refuse(loop, 0, "zero");
+    check_all_refuse(loop, UINT64_MAX, "all ones");
+    check_all_refuse(loop, 0x123456789abcdef0u, "made up");
+    check_works(loop);
+    close_spare();
+}
+
+TEST_WITHOUT_LOOP(handles_of_another_loop) {
+    kolo_loop *mine = NULL, *other = NULL;
+    open_spare();
+    CHECK_OK(kolo_loop_new(NULL, &mine));
+    CHECK_OK(kolo_loop_new(NULL, &other));
+    for (int k = 0; k < KINDS; k++) {
+        kolo_handle handle = open_kind(other, all_kinds[k]);
+        check_all_refuse(mine, handle, "another loop's");
+        /* Also with handles of the same kind and place in this loop. */
+        close_spare();
+        open_spare();
+        kolo_handle same = open_kind(mine, all_kinds[k]);
+        CHECK(same != handle);
+        check_all_refuse(mine, handle, "another loop's, same place here");
+        CHECK_OK(kolo_close(mine, same));
+        CHECK_OK(kolo_close(other, handle));
+        run_to_end(mine);
+        run_to_end(other);
+    }
+    check_works(mine);
+    check_works(other);
+    CHECK_OK(kolo_loop_free(mine));
+    CHECK_OK(kolo_loop_free(other));
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+TEST(a_null_loop) {
+    open_spare();
+    kolo_timer timer = open_kind(loop, KOLO_KIND_TIMER);
+    for (size_t i = 0; i < LOOP_CALLS; i++)
+        check_call(loop_calls[i].name, "null loop", loop_calls[i].call(NULL), KOLO_EINVAL);
+    for (size_t i = 0; i < HANDLE_CALLS; i++)
+        check_call(handle_calls[i].name, "null loop", handle_calls[i].call(NULL, timer), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_attach_thread(NULL), KOLO_EINVAL);
+    CHECK(kolo_loop_driver_name(NULL) == NULL);
+    check_works(loop);
+    close_spare();
+}
+
+TEST_WITHOUT_LOOP(a_freed_loop) {
+    kolo_loop *loop = NULL;
+    open_spare();
+    CHECK_OK(kolo_loop_new(NULL, &loop));
+    kolo_timer timer = open_kind(loop, KOLO_KIND_TIMER);
+    CHECK_OK(kolo_loop_free(loop));
+    for (size_t i = 0; i < LOOP_CALLS; i++)
+        check_call(loop_calls[i].name, "freed loop", loop_calls[i].call(loop), KOLO_EBADF);
+    for (size_t i = 0; i < HANDLE_CALLS; i++)
+        check_call(handle_calls[i].name, "freed loop", handle_calls[i].call(loop, timer), KOLO_EBADF);
+    CHECK_ERROR(kolo_loop_attach_thread(loop), KOLO_EBADF);
+    CHECK(call_driver_name(loop) == KOLO_EBADF);
+    close_spare();
+}
+
+TEST(a_pointer_that_never_was_a_loop) {
+    static union {
+        char bytes[4096];
+        uint64_t align;
+    } memory;
+    kolo_loop *wrong = (kolo_loop *)(void *)memory.bytes;
+    open_spare();
+    for (size_t i = 0; i < LOOP_CALLS; i++)
+        check_call(loop_calls[i].name, "no loop", loop_calls[i].call(wrong), KOLO_EBADF);
+    kolo_loop *odd = (kolo_loop *)(uintptr_t)3;
+    CHECK_ERROR(kolo_loop_alive(odd), KOLO_EBADF);
+    check_works(loop);
+    close_spare();
+}
+
+/* ---- threads ---- */
+
+typedef struct thread_case {
+    kolo_loop *loop;
+    kolo_handle handles[KINDS];
+} thread_case;
+
+static void *call_all(void *argument) {
+    thread_case *me = argument;
+    for (size_t i = 0; i < LOOP_CALLS; i++)
+        check_call(loop_calls[i].name, "wrong thread", loop_calls[i].call(me->loop), KOLO_EWRONGTHREAD);
+    for (int k = 0; k < KINDS; k++)
+        for (size_t i = 0; i < HANDLE_CALLS; i++)
+            check_call(handle_calls[i].name, "wrong thread", handle_calls[i].call(me->loop, me->handles[k]),
+                       KOLO_EWRONGTHREAD);
+    CHECK_ERROR(kolo_loop_attach_thread(me->loop), KOLO_EBUSY);
+    return NULL;
+}
+
+TEST(the_wrong_thread) {
+    thread_case me;
+    open_spare();
+    me.loop = loop;
+    for (int k = 0; k < KINDS; k++) me.handles[k] = open_kind(loop, all_kinds[k]);
+    on_another_thread(call_all, &me);
+    for (int k = 0; k < KINDS; k++) CHECK_OK(kolo_close(loop, me.handles[k])); /* all are still alive */
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+static void *name_of_the_driver(void *loop) {
+    CHECK_STRING(kolo_loop_driver_name(loop), "poller");
+    return NULL;
+}
+
+TEST_WITHOUT_LOOP(the_drivers_name_may_be_asked_on_any_thread) {
+    kolo_loop_options options = KOLO_LOOP_OPTIONS_INIT;
+    kolo_loop *loop = NULL;
+    options.driver = "poller";
+    CHECK_OK(kolo_loop_new(&options, &loop));
+    on_another_thread(name_of_the_driver, loop);
+    CHECK_OK(kolo_loop_free(loop));
+}
+
+/* ---- null pointers and null callbacks ---- */
+
+TEST(null_pointers_and_callbacks) {
+    kolo_handle out = 77, handles[KINDS];
+    kolo_remote *remote = NULL;
+    kolo_address any = loopback_v4(0), none;
+    kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    kolo_buffer buffer = {"x", 1}, hollow = {NULL, 5};
+    int descriptors;
+    open_spare();
+    for (int k = 0; k < KINDS; k++) handles[k] = open_kind(loop, all_kinds[k]);
+    kolo_handle timer = handles[0], waker = handles[2], listener = handles[5], stream = handles[6];
+    memset(&none, 0, sizeof none);
+    descriptors = open_descriptors();
+
+    CHECK_ERROR(kolo_loop_new(NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_now(loop, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_backend_timeout(loop, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_user(loop, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_metrics(loop, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_defer(loop, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_walk(loop, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_loop_remote(loop, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_describe(loop, timer, NULL, 10), KOLO_EINVAL);
+    CHECK_ERROR(kolo_timer_open(loop, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_timer_open(loop, no_timer, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_timer_remaining(loop, timer, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_timer_overrun(loop, timer, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_hook_open(loop, KOLO_HOOK_IDLE, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_hook_open(loop, KOLO_HOOK_IDLE, no_hook, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_waker_open(loop, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_waker_open(loop, no_waker, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_waker_remote(loop, waker, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_signal_open(loop, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_signal_open(loop, no_signal, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_poll_open(loop, spare_pair[0], NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_poll_open(loop, spare_pair[0], no_poll, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_listen(loop, NULL, NULL, &listening, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_listen(loop, &any, NULL, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_listen(loop, &none, NULL, &listening, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_listener_adopt(loop, spare_pair[0], NULL, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_listener_adopt(loop, spare_pair[0], NULL, &listening, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_listener_address(loop, listener, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_connect(loop, NULL, NULL, &handler, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_connect(loop, &any, NULL, NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_connect(loop, &any, NULL, &handler, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_connect(loop, &none, NULL, &handler, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_adopt(loop, spare_pair[0], NULL, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_release(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_local(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_peer(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_socket(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_attach(loop, stream, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_user(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_write(loop, stream, NULL, 5), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_write_owned(loop, stream, NULL, 1, no_done, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_write_owned(loop, stream, &hollow, 1, no_done, NULL, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_stream_queued(loop, stream, NULL), KOLO_EINVAL);
+
+    CHECK_INT(out, 77); /* an out-parameter is written on success only */
+    CHECK_INT(open_descriptors(), descriptors);
+    /* And these NULLs are allowed. */
+    CHECK_OK(kolo_on_close(loop, timer, no_close, NULL));
+    CHECK_OK(kolo_on_close(loop, timer, NULL, NULL)); /* none any more */
+    CHECK(kolo_stream_write_owned(loop, stream, &buffer, 1, NULL, NULL, NULL) >= 0);
+    CHECK_OK(kolo_stream_shutdown(loop, stream, NULL, NULL));
+    CHECK_OK(kolo_loop_remote(loop, &remote));
+    CHECK_OK(kolo_remote_release(remote));
+    for (int k = 0; k < KINDS; k++) CHECK_OK(kolo_close(loop, handles[k]));
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+/* ---- sizes ---- */
+
+static const size_t wrong_sizes[] = {0, 1, 4, 7, 1 << 20, SIZE_MAX, SIZE_MAX / 2};
+#define WRONG_SIZES (sizeof wrong_sizes / sizeof wrong_sizes[0])
+
+TEST(structs_of_an_absurd_size) {
+    kolo_address any = loopback_v4(0);
+    open_spare();
+    kolo_handle stream = open_kind(loop, KOLO_KIND_TCP), out = 0;
+    for (size_t i = 0; i < WRONG_SIZES; i++) {
+        kolo_loop *another = NULL;
+        kolo_loop_options options = KOLO_LOOP_OPTIONS_INIT;
+        kolo_metrics metrics = KOLO_METRICS_INIT;
+        kolo_listen_options listening_options = KOLO_LISTEN_OPTIONS_INIT;
+        kolo_connect_options connecting_options = KOLO_CONNECT_OPTIONS_INIT;
+        kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+        kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+
+        options.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_loop_new(&options, &another), KOLO_EINVAL);
+        CHECK(another == NULL);
+        metrics.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_loop_metrics(loop, &metrics), KOLO_EINVAL);
+        CHECK_INT(metrics.turns, 0);
+
+        listening_options.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_tcp_listen(loop, &any, &listening_options, &listening, NULL, &out), KOLO_EINVAL);
+        CHECK_ERROR(kolo_listener_adopt(loop, spare_pair[0], &listening_options, &listening, NULL, &out), KOLO_EINVAL);
+        listening.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &out), KOLO_EINVAL);
+
+        connecting_options.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_tcp_connect(loop, &any, &connecting_options, &handler, NULL, &out), KOLO_EINVAL);
+        handler.size = wrong_sizes[i];
+        CHECK_ERROR(kolo_tcp_connect(loop, &any, NULL, &handler, NULL, &out), KOLO_EINVAL);
+        CHECK_ERROR(kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out), KOLO_EINVAL);
+        CHECK_ERROR(kolo_stream_attach(loop, stream, &handler, NULL), KOLO_EINVAL);
+    }
+    CHECK_INT(out, 0);
+    CHECK_OK(kolo_close(loop, stream));
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+TEST_WITHOUT_LOOP(structs_of_a_later_version) {
+    /* A program built against a later header may run with this library as long as it leaves what is new at zero. */
+    union {
+        kolo_loop_options known;
+        uint8_t bytes[sizeof(kolo_loop_options) + 24];
+    } later;
+    kolo_loop *loop = NULL;
+    memset(&later, 0, sizeof later);
+    later.known.size = sizeof later;
+    CHECK_OK(kolo_loop_new(&later.known, &loop));
+    check_works(loop);
+    CHECK_OK(kolo_loop_free(loop));
+    loop = NULL;
+    later.bytes[sizeof(kolo_loop_options) + 3] = 1; /* asks for something that this library does not know */
+    CHECK_ERROR(kolo_loop_new(&later.known, &loop), KOLO_EINVAL);
+    CHECK(loop == NULL);
+}
+
+/* ---- enumerations ---- */
+
+TEST(enumerations_that_there_are_not) {
+    static const int modes[] = {3, -1, 99, 0x7fffffff};
+    kolo_address any = loopback_v4(0);
+    kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    kolo_handle out = 0;
+    for (size_t i = 0; i < sizeof modes / sizeof modes[0]; i++) {
+        kolo_listen_options options = KOLO_LISTEN_OPTIONS_INIT;
+        CHECK_ERROR(kolo_loop_run(loop, modes[i]), KOLO_EINVAL);
+        options.accept_policy = modes[i];
+        CHECK_ERROR(kolo_tcp_listen(loop, &any, &options, &listening, NULL, &out), KOLO_EINVAL);
+    }
+    any.family = 77;
+    CHECK_ERROR(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_connect(loop, &any, NULL, &handler, NULL, &out), KOLO_EINVAL);
+    CHECK_INT(out, 0);
+    check_works(loop);
+}
+
+TEST(a_backoff_that_contradicts_itself) {
+    kolo_address any = loopback_v4(0);
+    kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+    kolo_listen_options options = KOLO_LISTEN_OPTIONS_INIT;
+    kolo_handle out = 0;
+    options.retry_min_ns = SECONDS(2);
+    options.retry_max_ns = SECONDS(1);
+    CHECK_ERROR(kolo_tcp_listen(loop, &any, &options, &listening, NULL, &out), KOLO_EINVAL);
+    CHECK_INT(out, 0);
+}
+
+TEST(a_linger_that_there_is_not) {
+    open_spare();
+    kolo_tcp stream = open_kind(loop, KOLO_KIND_TCP);
+    CHECK_ERROR(kolo_tcp_set_linger(loop, stream, -2), KOLO_EINVAL);
+    CHECK_OK(kolo_close(loop, stream));
+    run_to_end(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
+}
+
+/* ---- inside callbacks ---- */
+
+static void misuse_in_callback(kolo_loop *loop, kolo_timer timer, void *user) {
+    CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_run(loop, KOLO_RUN_NOWAIT), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_detach_thread(loop), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_fork(loop), KOLO_EBUSY);
+    CHECK_OK(kolo_close(loop, timer));
+    CHECK_ERROR(kolo_close(loop, timer), KOLO_EBADF);
+    check_all_refuse(loop, timer, "closed in its own callback");
+    ++*(int *)user;
+}
+
+static void misuse_in_close(kolo_loop *loop, kolo_handle handle, void *user) {
+    check_all_refuse(loop, handle, "in its on_close");
+    CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
+    ++*(int *)user;
+}
+
+TEST(what_is_refused_inside_callbacks) {
+    kolo_timer timer = 0;
+    int calls = 0;
+    open_spare();
+    CHECK_OK(kolo_timer_open(loop, misuse_in_callback, &calls, &timer));
+    CHECK_OK(kolo_on_close(loop, timer, misuse_in_close, &calls));
+    CHECK_OK(kolo_timer_start(loop, timer, 0, 0));
+    run_to_end(loop);
+    CHECK_INT(calls, 2);
+    check_works(loop);
+    close_spare();
+}
+
+static int free_in_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
+    (void)handle, (void)kind;
+    CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_run(loop, KOLO_RUN_NOWAIT), KOLO_EBUSY);
+    ++*(int *)user;
+    return 0;
+}
+
+TEST(what_is_refused_inside_a_walk) {
+    kolo_timer timer = 0;
+    int calls = 0;
+    CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &timer));
+    CHECK_OK(kolo_loop_walk(loop, free_in_walk, &calls));
+    CHECK_INT(calls, 1);
+    check_works(loop);
+}
+
+TEST_WITHOUT_LOOP(freeing_twice) {
+    kolo_loop *loop = NULL;
+    CHECK_OK(kolo_loop_new(NULL, &loop));
+    CHECK_OK(kolo_loop_free(loop));
+    CHECK_ERROR(kolo_loop_free(loop), KOLO_EBADF);
+    CHECK_ERROR(kolo_loop_free(NULL), KOLO_EINVAL);
+}
