@@ -1,0 +1,137 @@
+"""The peers, and the building of their programs."""
+
+import concurrent.futures
+import os
+import pathlib
+import shutil
+import subprocess
+from dataclasses import dataclass
+
+from .machine import BenchError
+
+BENCHES = pathlib.Path(__file__).resolve().parent.parent
+ROOT = BENCHES.parent
+FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
+
+
+@dataclass(frozen=True)
+class Peer:
+    label: str  # as printed
+    source: str  # as in the programs' names
+    package: str  # the pkg-config name, "" where there is none
+    libraries: tuple = ()
+
+
+KOLO = Peer("kolo", "kolo", "kolo")
+LIBUV = Peer("libuv", "libuv", "libuv")
+LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
+LIBEV = Peer("libev", "libev", "", ("-lev",))
+LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
+EPOLL = Peer("epoll, no library", "epoll", "")
+PEERS = [KOLO, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
+
+SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits"}
+NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
+HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev"}
+
+
+def run(command, **options):
+    result = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if result.returncode != 0:
+        raise BenchError(f"{' '.join(map(str, command))} failed:\n{result.stdout}{result.stderr}".rstrip())
+    return result.stdout
+
+
+class Build:
+    def __init__(self, without_kolo):
+        self.compiler = os.environ.get("CC", "cc")
+        self.folder = ROOT / "build" / "bench"
+        self.check_tools()
+        self.prefix = find_kolo(without_kolo)
+        self.peers = [peer for peer in PEERS if peer is not KOLO or self.prefix]
+
+    def program(self, name):
+        return self.folder / name
+
+    def check_tools(self):
+        missing = {package for program, package in NEEDED.items() if shutil.which(program) is None}
+        if shutil.which(self.compiler) is None:
+            missing.add("gcc")
+        else:
+            for header, package in HEADERS.items():
+                if not self.has_header(header):
+                    missing.add(package)
+        if missing:
+            names = " ".join(sorted(missing))
+            raise BenchError(f"missing: {names}. On Debian: apt-get install {names} (make bench does so)")
+
+    def has_header(self, header):
+        command = [self.compiler, "-E", "-x", "c", "-"]
+        return subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True, check=False).returncode == 0
+
+    def pkg_config(self, *arguments):
+        environment = dict(os.environ)
+        if self.prefix:
+            own = str(self.prefix / "lib" / "pkgconfig")
+            environment["PKG_CONFIG_PATH"] = os.pathsep.join(filter(None, [own, environment.get("PKG_CONFIG_PATH")]))
+        return run(["pkg-config", *arguments], env=environment).split()
+
+    def library_flags(self, peer):
+        """All are linked as shared libraries, as their packages (and kolo's install) give them."""
+        flags = list(peer.libraries)
+        if peer.package:
+            flags += self.pkg_config("--cflags", "--libs", peer.package)
+        if peer is KOLO:
+            flags.append(f"-Wl,-rpath,{self.prefix / 'lib'}")
+        return flags
+
+    def compile_all(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        jobs = [("load", BENCHES / "load.c", [])]
+        for peer in self.peers:
+            if peer is LIBUV_AGAIN:
+                continue  # the control is the same file, run once more
+            flags = self.library_flags(peer)
+            for suite, naming in SUITES.items():
+                name = naming.format(peer.source)
+                source = BENCHES / suite / f"{name if suite == 'servers' else peer.source}.c"
+                if source.exists():
+                    jobs.append((name, source, flags))
+        with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
+            list(pool.map(lambda job: self.compile(*job), jobs))
+        return len(jobs)
+
+    def compile(self, name, source, flags):
+        run([self.compiler, *FLAGS, "-o", self.program(name), source, *flags])
+
+    def versions(self):
+        found = {}
+        for peer in self.peers:
+            if peer.package and peer is not LIBUV_AGAIN:
+                found[peer.label] = self.pkg_config("--modversion", peer.package)[0]
+        macros = "#include <ev.h>\n@ EV_VERSION_MAJOR EV_VERSION_MINOR\n"
+        text = run([self.compiler, "-E", "-P", "-x", "c", "-"], input=macros)
+        found[LIBEV.label] = ".".join(text.rpartition("@")[2].split())
+        return found
+
+    def stripped_bytes(self):
+        """The size of kolo's shared library without its symbol table."""
+        copy = self.folder / "libkolo.stripped.so"
+        run(["strip", "--strip-unneeded", "-o", copy, (self.prefix / "lib" / "libkolo.so").resolve()])
+        return copy.stat().st_size
+
+
+def find_kolo(without_kolo):
+    """KOLO_PREFIX, or nothing when there is no kolo to be found and that was agreed to."""
+    prefix = os.environ.get("KOLO_PREFIX")
+    if prefix:
+        library = pathlib.Path(prefix) / "lib" / "libkolo.so"
+        if library.exists():
+            return pathlib.Path(prefix).resolve()
+        problem = f"no libkolo.so in KOLO_PREFIX ({prefix})"
+    else:
+        problem = "KOLO_PREFIX is not set"
+    if not without_kolo:
+        raise BenchError(f"{problem}. Run `make bench`, which installs kolo into a local prefix first")
+    print(f"WITHOUT KOLO: {problem}; the peers alone are measured")
+    return None

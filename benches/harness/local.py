@@ -1,0 +1,76 @@
+"""The scenarios without a network: timers, wakes and posts, the price of a turn. Their programs measure themselves."""
+
+from .build import EPOLL
+from .programs import run_to_end
+
+# rows as the programs name them, and as they are printed
+TIMERS = {
+    "insert_ascending": "insert, ascending",
+    "insert_random": "insert, random",
+    "run_ascending": "run, ascending",
+    "run_random": "run, random",
+    "rearm": "re-arm, random",
+    "cancel": "cancel, random",
+    "open": "make ready (open)",
+}
+WAKES = {
+    "coalesced": "coalesced wake",
+    "wake_round_trip": "wake and be woken, two threads on one processor",
+    "post_round_trip": "post and be posted to, two threads on one processor",
+    "flood": "flood of posts, on one processor",
+    "flood_apart": "flood of posts, each thread on its own",
+}
+WAITS = {
+    "nothing_ready": "turn that does not wait, nothing ready",
+    "one_ready": "turn with one descriptor ready",
+    "one_ready_timer": "the same with a timer running",
+}
+
+
+def interleaved(context, peers, rounds, measure):
+    """Values by peer and row, round by round, in random order within each."""
+    found = {peer.label: {} for peer in peers}
+    for _ in range(rounds):
+        for peer in context.shuffled(peers):
+            for key, value in measure(peer).items():
+                found[peer.label].setdefault(key, []).append(value)
+    return found
+
+
+def measure_timers(context):
+    count = 20000 if context.quick else 1000000
+    rounds = context.rounds or (1 if context.quick else 5)
+    peers = [peer for peer in context.peers if peer is not EPOLL]
+    values = interleaved(
+        context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_timers", count)
+    )
+    return {"count": count, "values": values}
+
+
+def measure_wakes(context):
+    scale = 20 if context.quick else 1
+    rounds = context.rounds or (1 if context.quick else 7)
+    machine = context.machine
+
+    def run(peer, scenario, count, cpus=None):
+        return run_to_end(machine, context.build, f"{peer.source}_wakes", scenario, count // scale, cpus=cpus)
+
+    def measure(peer):
+        values = run(peer, "coalesced", 2000000)
+        values |= run(peer, "wake_round_trip", 40000)
+        values |= run(peer, "post_round_trip", 40000)
+        values |= run(peer, "flood", 2000000)
+        if len(machine.all_cpus) > 1:
+            values["flood_apart"] = run(peer, "flood", 2000000, machine.all_cpus)["flood"]
+        return values
+
+    return {"values": interleaved(context, context.peers, rounds, measure)}
+
+
+def measure_waits(context):
+    turns = 20000 if context.quick else 500000
+    rounds = context.rounds or (1 if context.quick else 9)
+    values = interleaved(
+        context, context.peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_waits", turns)
+    )
+    return {"values": values}
