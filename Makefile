@@ -21,7 +21,7 @@ INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)'
 # rustc also tells what a program must link beside the static library.
 ## build: the library, shared and static, in target/release (what plain `make` does)
 build:
-	@scripts/need rust cc:gcc
+	@scripts/need rust cc:gcc libc6-dev
 	$(CARGO) rustc --lib --release --locked --features capi --crate-type cdylib,staticlib -- \
 	    --print native-static-libs='$(NATIVE_LIBS)'
 	@touch '$(NATIVE_LIBS)'
