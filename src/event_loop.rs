@@ -104,6 +104,13 @@ pub(crate) struct Core {
     pub ending: bool,
 }
 
+impl Core {
+    /// How many of the handles are the user's: all but the one that signals need.
+    pub fn user_handles(&self) -> usize {
+        self.handles.len() - usize::from(self.signals.is_some())
+    }
+}
+
 /// An event loop.
 ///
 /// A loop belongs to the thread that made it. It is used through a shared reference, also by the

@@ -373,6 +373,13 @@ mod tests {
         Body::Timer(TimerState::new(Box::new(|_, _| ())))
     }
 
+    /// What an idle connection costs is mostly this.
+    #[cfg(target_pointer_width = "64")]
+    #[test]
+    fn an_entry_is_small() {
+        assert!(size_of::<Entry>() <= 80, "{}", size_of::<Entry>());
+    }
+
     #[test]
     fn a_removed_handle_stays_bad_when_its_slot_is_used_again() {
         let mut handles = Handles::new();

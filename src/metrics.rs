@@ -8,6 +8,7 @@ use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Entry, Flags, Id};
 use crate::options::SlowCallback;
 use crate::sys;
+use crate::timers::TimerKey;
 
 /// Counters of a loop since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -118,7 +119,7 @@ impl Loop {
             idle: Duration::from_nanos(meter.idle_ns.get()),
             in_callbacks: Duration::from_nanos(meter.callbacks_ns.get()),
             longest_callback: Duration::from_nanos(meter.longest_ns.get()),
-            handles: self.core.borrow().handles.len() as u64,
+            handles: self.core.borrow().user_handles() as u64,
             posts_waiting: self.mailbox.posts_waiting() as u64,
         }
     }
@@ -139,7 +140,8 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
     if !entry.flags.contains(Flags::REFERENCED) {
         add("unreferenced");
     }
-    if let Some(deadline) = core.wheel.deadline(entry.timer) {
+    let armed = entry.timer != TimerKey::NONE;
+    if let Some(deadline) = armed.then(|| core.wheel.deadline(entry.timer)).flatten() {
         let _ = write!(
             line,
             " due-in={:?}",
