@@ -51,8 +51,6 @@ static int parse_request_line(struct text line, struct request *request, bool *o
         return 505;
     *old = line.at[7] == '0';
     request->keep_alive = !*old;
-    if (line.length + request->target.length + request->method.length + 2 > REQUEST_LINE_BYTES_MAX)
-        return 414;
     return 0;
 }
 
@@ -96,6 +94,8 @@ int parse_request(const char *header, size_t length, struct request *request)
     memset(request, 0, sizeof *request);
     line = text_cut(&rest, '\n');
     line.length--; /* find_header has seen to it that a CR stands before every LF */
+    if (line.length + 2 > REQUEST_LINE_BYTES_MAX)
+        return 414;
     int status = parse_request_line(line, request, &old);
     if (status == 0)
         status = reduce_target(request);
@@ -189,36 +189,39 @@ int evaluate_conditions(const struct request *request, const char *etag, int64_t
     return 200;
 }
 
-int evaluate_range(const struct request *request, const char *etag, int64_t modified, uint64_t size,
-                          uint64_t *first, uint64_t *length)
+int evaluate_range(const struct request *request, const char *etag, int64_t modified, uint64_t size, uint64_t *first,
+                   uint64_t *length)
 {
-    struct text spec = request->range, front;
-    uint64_t last = 0;
+    struct text end = request->range, begin;
+    uint64_t from = 0, to = UINT64_MAX;
     int64_t date;
-    if (spec.at == NULL || request->head)
+    if (end.at == NULL || request->head)
         return 200;
     if (request->if_range.at != NULL && !text_is(request->if_range, etag)
         && !(parse_date(request->if_range, &date) && date == modified))
         return 200; /* it has changed since */
-    front = text_cut(&spec, '=');
-    spec = text_trim(spec);
-    if (!text_is_nocase(front, "bytes") || spec.length < 2 || memchr(spec.at, '-', spec.length) == NULL)
+    begin = text_cut(&end, '=');
+    end = text_trim(end);
+    if (!text_is_nocase(begin, "bytes") || end.length < 2 || memchr(end.at, '-', end.length) == NULL)
         return 200;
-    front = text_cut(&spec, '-');
-    if (front.length == 0) { /* -n: the last n */
-        if (!text_number(spec, &last))
+    begin = text_cut(&end, '-');
+    if (begin.length == 0) { /* -n: the last n */
+        uint64_t count;
+        if (!text_number(end, &count))
             return 200;
-        if (last == 0)
+        if (count == 0)
             return 416;
-        *length = last < size ? last : size;
-        *first = size - *length;
-        return size > 0 ? 206 : 200;
+        if (size == 0)
+            return 200;
+        from = count < size ? size - count : 0;
+    } else {
+        if (!text_number(begin, &from) || (end.length > 0 && (!text_number(end, &to) || to < from)))
+            return 200;
+        if (from >= size)
+            return 416;
     }
-    if (!text_number(front, first) || (spec.length > 0 && (!text_number(spec, &last) || last < *first)))
-        return 200;
-    if (*first >= size)
-        return 416;
-    *length = spec.length > 0 && last < size ? last - *first + 1 : size - *first;
+    *first = from;
+    *length = (to < size ? to + 1 : size) - from;
     return 206;
 }
 

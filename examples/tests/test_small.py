@@ -1,0 +1,315 @@
+"""The smaller examples, each with real peers."""
+
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import threading
+
+from harness import (Client, HttpServer, Program, expect, expect_equal, get, pattern, run_program, temporary_folder, test,
+                     wait_until, write_file)
+
+
+class EchoServer(Program):
+    def __init__(self):
+        super().__init__("echo_server", "0")
+        self.port = int(self.wait_line(r"^echo server on 127\.0\.0\.1:(\d+)$").group(1))
+
+
+class Listener:
+    """A peer that does what a test says, for one connection at a time."""
+
+    def __init__(self, serve=lambda connection: None, backlog=16):
+        self.socket = socket.create_server(("127.0.0.1", 0), backlog=backlog)
+        self.port = self.socket.getsockname()[1]
+        self.serve, self.connections = serve, []
+        self.thread = threading.Thread(target=self._run, daemon=True)
+
+    def _run(self):
+        try:
+            while True:
+                connection, _ = self.socket.accept()
+                self.connections.append(connection)
+                self.serve(connection)
+        except OSError:
+            pass  # closed by the test
+
+    def __enter__(self):
+        self.thread.start()
+        return self
+
+    def __exit__(self, *_):
+        self.socket.shutdown(socket.SHUT_RDWR)
+        for connection in self.connections:
+            connection.close()
+        self.socket.close()
+
+
+def receive_all(connection):
+    pieces = []
+    while True:
+        piece = connection.recv(1 << 20)
+        if not piece:
+            return b"".join(pieces)
+        pieces.append(piece)
+
+
+# ---- echo_server ------------------------------------------------------------------------------------------------------
+
+
+@test
+def echo_server_sends_back_what_it_gets_to_many_at_once():
+    with EchoServer() as server:
+        clients = [Client(server.port) for _ in range(50)]
+        for number, client in enumerate(clients):
+            client.send(pattern(3000, number))
+        for number, client in enumerate(clients):
+            client.end()
+            expect_equal(receive_all(client.socket), pattern(3000, number))
+            client.close()
+
+
+@test
+def echo_server_echoes_megabytes_through_a_slow_reader():
+    content = pattern(8_000_000)
+    with EchoServer() as server, Client(server.port, receive_buffer=4096) as client:
+        sender = threading.Thread(target=lambda: (client.send(content), client.end()), daemon=True)
+        sender.start()
+        expect(receive_all(client.socket) == content)
+        sender.join()
+
+
+@test
+def echo_server_does_not_read_on_for_who_takes_nothing():
+    with EchoServer() as server, Client(server.port, receive_buffer=4096) as client:
+        before = server.peak_memory_kib()
+        content = pattern(1_000_000) * 64
+        sent = client.send_what_fits(content)
+        expect(sent < len(content), "the server has taken all")
+        expect(server.peak_memory_kib() - before < 2048, "KiB:", server.peak_memory_kib() - before)
+        client.end()
+        expect(receive_all(client.socket) == content[:sent], "nothing is lost")
+
+
+@test
+def echo_server_says_when_its_port_is_taken():
+    with EchoServer() as server:
+        done = run_program("echo_server", server.port)
+        expect_equal((done.returncode, done.stdout), (1, b""))
+        expect(b"listen" in done.stderr, done.stderr)
+
+
+# ---- timers -----------------------------------------------------------------------------------------------------------
+
+
+@test
+def timers_fire_in_order_and_never_early():
+    done = run_program("timers")
+    expect_equal((done.returncode, done.stderr), (0, b""))
+    lines = done.stdout.decode().splitlines()
+    seen = [re.fullmatch(r" *(\d+) ms  (.*?)(?: \(late.*\))?", line) for line in lines if " ms  " in line]
+    expect_equal([found.group(2) for found in seen],
+                 ["once: fired", "tick 1", "tick 2", "tick 3", "tick 4", "ticks stopped", "watchdog: no tick for 250 ms",
+                  "the loop has ended"])
+    times = [int(found.group(1)) for found in seen]
+    for time, least in zip(times, [50, 80, 160, 240, 320, 320, 570, 570]):
+        expect(time >= least, lines)
+    expect_equal(times, sorted(times))
+    expect("most of its time left" in done.stdout.decode(), lines)
+
+
+# ---- post -------------------------------------------------------------------------------------------------------------
+
+
+@test
+def post_adds_up_what_all_threads_found():
+    for _ in range(5):
+        done = run_program("post")
+        expect_equal((done.returncode, done.stderr), (0, b""))
+        expect_equal(done.stdout.decode().splitlines()[-1], "100 results: 78498 primes below 1000000")
+
+
+# ---- signals ----------------------------------------------------------------------------------------------------------
+
+
+@test
+def signals_counts_what_it_gets_and_ends_on_sigterm():
+    with Program("signals") as program:
+        found = program.wait_line(r"^process (\d+) waits for signals")
+        expect_equal(int(found.group(1)), program.process.pid)
+        wanted = {"SIGINT": 0, "SIGHUP": 0, "SIGUSR1": 0, "SIGUSR2": 0}
+        for name in ["SIGINT", "SIGUSR1", "SIGINT", "SIGHUP", "SIGINT", "SIGUSR1"]:
+            program.signal(getattr(signal, name))
+            wanted[name] += 1
+            program.wait_line(f"^{name}: {wanted[name]} so far$")
+        program.signal(signal.SIGTERM)
+        expect_equal(program.wait(), 0)
+        expect_equal(program.output()[-4:], [f"{name}: {count}" for name, count in wanted.items()])
+
+
+# ---- tcp_client -------------------------------------------------------------------------------------------------------
+
+
+@test
+def tcp_client_sends_a_text_and_prints_the_answer():
+    with EchoServer() as server:
+        done = run_program("tcp_client", "127.0.0.1", server.port, "hello there")
+        expect_equal((done.returncode, done.stdout), (0, b"hello there\n"))
+        expect_equal(done.stderr.decode(), f"connected to 127.0.0.1:{server.port}\n")
+        done = run_program("tcp_client", "localhost", server.port, "by name")
+        expect_equal((done.returncode, done.stdout), (0, b"by name\n"))
+
+
+@test
+def tcp_client_sends_its_standard_input_from_a_file_or_a_pipe():
+    content = pattern(6_000_000)
+    with temporary_folder() as folder, EchoServer() as server:
+        with open(write_file(folder, "file", content), "rb") as file:
+            done = run_program("tcp_client", "127.0.0.1", server.port, stdin=file)
+        expect_equal((done.returncode, done.stdout == content), (0, True), "file", done.stderr)
+        done = run_program("tcp_client", "127.0.0.1", server.port, stdin=content)
+        expect_equal((done.returncode, done.stdout == content), (0, True), "pipe", done.stderr)
+        done = run_program("tcp_client", "127.0.0.1", server.port)
+        expect_equal((done.returncode, done.stdout), (0, b""), "nothing", done.stderr)
+
+
+@test
+def tcp_client_talks_line_by_line():
+    reading, writing = os.pipe()
+    with EchoServer() as server, open(writing, "wb", buffering=0) as pipe:
+        with open(reading, "rb") as stdin:
+            program = Program("tcp_client", "--read-timeout", "0.2", "127.0.0.1", server.port, stdin=stdin)
+        with program:
+            program.wait_line("connected", "err")
+            for line in ["one", "two", "three"]:
+                pipe.write(line.encode() + b"\n")
+                program.wait_line(f"^{line}$")
+            pipe.close()
+            expect_equal(program.wait(), 0, program.output("err"))
+
+
+@test
+def tcp_client_tells_a_refused_connection():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = run_program("tcp_client", "127.0.0.1", port, "x")
+    expect_equal((done.returncode, done.stdout), (1, b""))
+    expect_equal(done.stderr.decode(), f"tcp_client: nobody listens on 127.0.0.1:{port}\n")
+
+
+@test
+def tcp_client_gives_up_when_nobody_answers_the_connect():
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as listener:
+        waiting = []
+        try:
+            while True:  # until the backlog is full, and the system drops who comes now
+                waiting.append(socket.socket())
+                waiting[-1].setblocking(False)
+                waiting[-1].connect_ex(listener.getsockname())
+                if not select.select([], [waiting[-1]], [], 1)[1]:
+                    break
+                expect(len(waiting) < 100, "the backlog never fills")
+            port = listener.getsockname()[1]
+            done = run_program("tcp_client", "--connect-timeout", "0.3", "127.0.0.1", port, "x")
+            expect_equal((done.returncode, done.stdout), (1, b""))
+            expect_equal(done.stderr.decode(), f"tcp_client: 127.0.0.1:{port} does not answer\n")
+        finally:
+            for connection in waiting:
+                connection.close()
+
+
+@test
+def tcp_client_gives_up_on_a_silent_peer():
+    with Listener() as peer:
+        done = run_program("tcp_client", "--read-timeout", "0.3", "127.0.0.1", peer.port, "x")
+        expect_equal(done.returncode, 1)
+        expect(f"127.0.0.1:{peer.port} has sent nothing for 0.3 seconds" in done.stderr.decode(), done.stderr)
+
+
+@test
+def tcp_client_gives_up_on_a_peer_that_takes_nothing():
+    with temporary_folder() as folder, Listener() as peer:
+        with open(write_file(folder, "file", b"x" * 40_000_000), "rb") as file:
+            done = run_program("tcp_client", "--write-timeout", "0.3", "127.0.0.1", peer.port, stdin=file)
+        expect_equal(done.returncode, 1)
+        expect(f"127.0.0.1:{peer.port} has taken nothing for 0.3 seconds" in done.stderr.decode(), done.stderr)
+
+
+@test
+def tcp_client_tells_a_lost_connection():
+    def reset(connection):
+        expect(connection.recv(100))
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+
+    with Listener(reset) as peer:
+        done = run_program("tcp_client", "127.0.0.1", peer.port, "x")
+        expect_equal(done.returncode, 1)
+        expect(f"connection to 127.0.0.1:{peer.port} lost: " in done.stderr.decode(), done.stderr)
+        expect("KOLO_ECONNRESET" in done.stderr.decode(), done.stderr)
+
+
+@test
+def tcp_client_explains_itself():
+    for arguments in [[], ["127.0.0.1"], ["127.0.0.1", "1", "x", "y"], ["--nonsense", "1", "127.0.0.1", "1"],
+                      ["--read-timeout", "x", "127.0.0.1", "1"]]:
+        done = run_program("tcp_client", *arguments)
+        expect_equal((done.returncode, done.stderr.startswith(b"usage: ")), (2, True), arguments)
+    done = run_program("tcp_client", "127.0.0.1", "no-such-service", "x")
+    expect_equal(done.returncode, 1)
+
+
+# ---- foreign_fd -------------------------------------------------------------------------------------------------------
+
+
+@test
+def foreign_fd_drives_many_fetches_of_a_foreign_library_at_once():
+    with temporary_folder() as root:
+        lengths = [0, 5, 40_000, 1_000_000]
+        for length in lengths:
+            write_file(root, str(length), pattern(length))
+        with HttpServer(root) as server:
+            paths = [f"/{length}" for length in lengths] * 7
+            headers = {f"/{length}": len_of_header(server, f"/{length}") for length in lengths}
+            done = run_program("foreign_fd", "127.0.0.1", server.port, *paths, "/none")
+            expect_equal((done.returncode, done.stderr), (0, b""))
+            lines = done.stdout.decode().splitlines()
+            wanted = [f"{path}: HTTP/1.1 200 OK, {headers[path] + int(path[1:])} bytes" for path in paths]
+            expect_equal(sorted(line for line in lines if "/none" not in line), sorted(wanted))
+            expect(any(line.startswith("/none: HTTP/1.1 404 Not Found, ") for line in lines), lines)
+
+
+def len_of_header(server, path):
+    with server.client() as client:
+        client.send(get(path, version="1.0"))
+        return len(receive_all(client.socket).split(b"\r\n\r\n", 1)[0]) + 4
+
+
+@test
+def foreign_fd_tells_what_failed():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+    done = run_program("foreign_fd", "127.0.0.1", port, "/a", "/b")
+    expect_equal((done.returncode, sorted(done.stdout.decode().splitlines())),
+                 (1, ["/a: failed: Connection refused", "/b: failed: Connection refused"]))
+    expect_equal(run_program("foreign_fd").returncode, 2)
+
+
+@test
+def no_example_is_left_running_by_these_tests():
+    """Each ends with its peers, or by a signal that the tests wait for: nothing of ours runs on."""
+    def ours():
+        found = []
+        for entry in os.listdir("/proc"):
+            try:
+                with open(f"/proc/{entry}/stat", encoding="ascii") as file:
+                    fields = file.read().rpartition(")")[2].split()
+                if entry.isdigit() and int(fields[1]) == os.getpid():
+                    found.append(entry)
+            except OSError:
+                pass
+        return found
+
+    wait_until(lambda: not ours(), "processes that still run")
