@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ def run(command, **options):
 
 class Build:
     def __init__(self, without_kolo):
-        self.compiler = os.environ.get("CC", "cc")
+        self.compiler = shlex.split(os.environ.get("CC") or "cc")
         self.folder = ROOT / "build" / "bench"
         self.check_tools()
         self.prefix = find_kolo(without_kolo)
@@ -55,7 +56,7 @@ class Build:
 
     def check_tools(self):
         missing = {package for program, package in NEEDED.items() if shutil.which(program) is None}
-        if shutil.which(self.compiler) is None:
+        if shutil.which(self.compiler[0]) is None:
             missing.add("gcc")
         else:
             for header, package in HEADERS.items():
@@ -66,7 +67,7 @@ class Build:
             raise BenchError(f"missing: {names}. On Debian: apt-get install {names} (make bench does so)")
 
     def has_header(self, header):
-        command = [self.compiler, "-E", "-x", "c", "-"]
+        command = [*self.compiler, "-E", "-x", "c", "-"]
         return subprocess.run(command, input=f"#include <{header}>\n", capture_output=True, text=True, check=False).returncode == 0
 
     def pkg_config(self, *arguments):
@@ -102,7 +103,7 @@ class Build:
         return len(jobs)
 
     def compile(self, name, source, flags):
-        run([self.compiler, *FLAGS, "-o", self.program(name), source, *flags])
+        run([*self.compiler, *FLAGS, "-o", self.program(name), source, *flags])
 
     def versions(self):
         found = {}
@@ -110,7 +111,7 @@ class Build:
             if peer.package and peer is not LIBUV_AGAIN:
                 found[peer.label] = self.pkg_config("--modversion", peer.package)[0]
         macros = "#include <ev.h>\n@ EV_VERSION_MAJOR EV_VERSION_MINOR\n"
-        text = run([self.compiler, "-E", "-P", "-x", "c", "-"], input=macros)
+        text = run([*self.compiler, "-E", "-P", "-x", "c", "-"], input=macros)
         found[LIBEV.label] = ".".join(text.rpartition("@")[2].split())
         return found
 

@@ -39,7 +39,7 @@ def interleaved(context, peers, rounds, measure):
 
 def measure_timers(context):
     count = 20000 if context.quick else 1000000
-    rounds = context.rounds or (1 if context.quick else 5)
+    rounds = context.rounds or (1 if context.quick else 7)
     peers = [peer for peer in context.peers if peer is not EPOLL]
     values = interleaved(
         context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_timers", count)

@@ -106,7 +106,7 @@ def describe(machine, compiler):
         "memory": f"{memory_kib / 1024 / 1024:.0f} GiB",
         "system": f"{platform.system()} {platform.release()}, "
         + (first_match("/etc/os-release", r'^PRETTY_NAME="(.+)"$') or "unknown distribution"),
-        "compiler": f"{first_line([compiler, '--version']) or compiler}, -O2",
+        "compiler": f"{first_line([*compiler, '--version'])}, -O2",
         "scheduling": "SCHED_FIFO for the measured programs" if machine.real_time else "ordinary (SCHED_FIFO not permitted)",
         "load average at the start": "%.2f" % os.getloadavg()[0],
     }

@@ -18,13 +18,14 @@
 #include <pthread.h>
 #include <sched.h>
 #include <semaphore.h>
+#include <stdatomic.h>
 
 enum { HANG_SECONDS = 120 };
 
 static struct side near_side, far_side;
 static sem_t far_ready, inside_callback, let_go, all_seen, may_close;
 static uint64_t count, seen;
-static bool ending; /* written before a wake, read after it was seen */
+static atomic_bool ending;
 static void (*far_on_wake)(struct side *);
 
 static void *far_thread(void *ignored) {
