@@ -20,7 +20,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::driver::{self, Completion, Driver};
+use crate::driver::{AnyDriver, Completion, Driver};
 use crate::error::{Code, Result};
 use crate::handles::{Body, Flags, Handles, Id, Kind, Slot};
 use crate::hook::HookKind;
@@ -85,7 +85,7 @@ pub(crate) enum Final {
 pub(crate) struct Core {
     pub handles: Handles,
     pub wheel: Wheel<Id>,
-    pub driver: Box<dyn Driver>,
+    pub driver: AnyDriver,
     pub deferred: VecDeque<Deferred>,
     /// Closed handles, in the order in which they were closed.
     pub closing: VecDeque<Id>,
@@ -145,7 +145,7 @@ impl Loop {
     pub fn with_options(options: LoopOptions) -> Result<Loop> {
         sys::fork::notice();
         let driver = options.driver.or_else(|| std::env::var("KOLO_DRIVER").ok());
-        let driver = driver::open(driver.as_deref(), options.events_per_turn.get() as usize)?;
+        let driver = AnyDriver::open(driver.as_deref(), options.events_per_turn.get() as usize)?;
         let now = sys::monotonic_ns();
         let mailbox = Mailbox::new(driver.waker(), options.post_capacity.get() as usize);
         Ok(Loop {
@@ -455,14 +455,10 @@ impl Loop {
         struct Leave<'a>(&'a Loop);
         impl Drop for Leave<'_> {
             fn drop(&mut self) {
-                self.0.in_callback.set(false);
-                self.0.clock_stale.set(true);
-                self.0.send_gathered();
+                self.0.leave_callback();
             }
         }
-        self.clock_stale.set(true);
-        self.in_callback.set(true);
-        let started = self.meter.callback_begins();
+        let started = self.enter_callback();
         let result = {
             let _leave = Leave(self);
             run(self)
@@ -490,8 +486,9 @@ impl Loop {
             slot: Slot<T>,
         }
         impl<T> Drop for Lent<'_, T> {
+            #[inline]
             fn drop(&mut self) {
-                let mut core = self.lp.core.borrow_mut();
+                let mut core = self.lp.leave_callback();
                 if let Some(entry) = core.handles.any_mut(self.id) {
                     if let Some(home @ None) = (self.slot)(&mut entry.body) {
                         *home = self.what.take();
@@ -501,16 +498,40 @@ impl Loop {
                 // call the loop.
             }
         }
+        let what = lent?;
+        let started = self.enter_callback();
         let mut lent = Lent {
             lp: self,
             id,
-            what: lent,
+            what: Some(what),
             slot,
         };
-        match &mut lent.what {
-            Some(what) => Some(self.callback(Some(id), |lp| run(lp, what))),
-            None => None,
+        let result = lent.what.as_mut().map(|what| run(self, what));
+        drop(lent);
+        if let Some(started) = started {
+            self.meter.callback_ended(self, Some(id), started);
         }
+        result
+    }
+
+    /// Before a callback: the time, if it is to be measured.
+    #[inline]
+    fn enter_callback(&self) -> Option<u64> {
+        self.clock_stale.set(true);
+        self.in_callback.set(true);
+        self.meter.callback_begins()
+    }
+
+    /// After a callback: what it wrote goes to the kernel.
+    #[inline]
+    fn leave_callback(&self) -> RefMut<'_, Core> {
+        self.in_callback.set(false);
+        self.clock_stale.set(true);
+        let mut core = self.core.borrow_mut();
+        if let Some(owner) = core.gathered.owner() {
+            crate::stream::flush(&mut core, owner);
+        }
+        core
     }
 
     fn refresh_clock(&self) {

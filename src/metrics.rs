@@ -40,6 +40,8 @@ pub(crate) struct Meter {
     callbacks_ns: Cell<u64>,
     longest_ns: Cell<u64>,
     measures: bool,
+    /// The times are kept, or watched.
+    times_callbacks: bool,
     /// `u64::MAX` without a watchdog.
     slow_ns: u64,
     on_slow: RefCell<Option<SlowCallback>>,
@@ -59,6 +61,7 @@ impl Meter {
             callbacks_ns: Cell::new(0),
             longest_ns: Cell::new(0),
             measures,
+            times_callbacks: measures || slow_ns != u64::MAX,
             slow_ns,
             on_slow: RefCell::new(on_slow),
         }
@@ -76,7 +79,7 @@ impl Meter {
     #[inline]
     pub fn callback_begins(&self) -> Option<u64> {
         add(&self.callbacks, 1);
-        (self.measures || self.slow_ns != u64::MAX).then(sys::monotonic_ns)
+        self.times_callbacks.then(sys::monotonic_ns)
     }
 
     #[cold]

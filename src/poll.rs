@@ -1,6 +1,6 @@
 //! Foreign descriptors: watching what another library owns.
 
-use crate::driver::{Interest, Object, Source};
+use crate::driver::{Driver, Interest, Object, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
 use crate::handles::{Body, Entry, Id};

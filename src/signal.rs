@@ -116,7 +116,7 @@ mod unix {
     use std::os::unix::net::UnixStream;
 
     use super::*;
-    use crate::driver::Interest;
+    use crate::driver::{Driver, Interest};
     use crate::event_loop::Deferred;
     use crate::handles::Flags;
     use crate::poll::Poll;

@@ -257,6 +257,14 @@ impl Selector for Epoll {
         let event = self.events.get(at)?;
         let (bits, data) = (event.events as i32, event.u64);
         let id = Id::from_raw(data)?;
+        if bits == libc::EPOLLIN {
+            let interest = Interest::READABLE;
+            return Some(Ready {
+                id,
+                interest,
+                error: false,
+            });
+        }
         let mut interest = Interest::empty();
         interest.set(Interest::READABLE, bits & libc::EPOLLIN != 0);
         interest.set(Interest::WRITABLE, bits & libc::EPOLLOUT != 0);

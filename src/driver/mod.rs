@@ -83,6 +83,15 @@ bitflags! {
     }
 }
 
+impl State {
+    /// Whether readable can only mean bytes for the shared buffer.
+    #[inline]
+    fn only_receives(self) -> bool {
+        let other = State::OWN_MEMORY | State::ACCEPT | State::CONNECT | State::HANGUP;
+        self & (State::RECEIVE | other) == State::RECEIVE
+    }
+}
+
 bitflags! {
     /// What a foreign descriptor is watched for, or found to be.
     #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -154,9 +163,12 @@ pub(crate) trait Sources {
 
 /// Bytes that the driver received, in the driver's own memory.
 pub(crate) struct Received {
-    pub memory: Box<[u8]>,
+    pub memory: Box<Buffer>,
     pub length: usize,
 }
+
+/// What streams share for receiving.
+pub(crate) type Buffer = [u8; RECEIVE_BUFFER];
 
 impl Received {
     pub fn bytes(&self) -> &[u8] {
@@ -198,7 +210,7 @@ pub(crate) trait Driver {
     /// Collects completions, waiting at most `timeout_ns` for the first (`None`: without limit).
     fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()>;
     /// The next completion of this turn.
-    fn next(&mut self, sources: &mut dyn Sources) -> Option<Completion>;
+    fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion>;
     /// Whether completions are at hand, so that the next wait must not block.
     fn has_more(&self) -> bool;
 
@@ -240,24 +252,132 @@ pub(crate) enum ReceiveInto {
     Failed(Error),
 }
 
-/// The drivers of this system by name.
-pub(crate) fn open(name: Option<&str>, events: usize) -> Result<Box<dyn Driver>> {
-    match name.unwrap_or("") {
-        #[cfg(target_os = "linux")]
-        "" | "poller" => Ok(Box::new(readiness::Readiness::new(
-            "poller",
-            epoll::Epoll::new(events)?,
-        ))),
-        #[cfg(not(target_os = "linux"))]
-        "" | "poller" => Ok(Box::new(readiness::Readiness::new(
-            "poller",
-            polling::Portable::new(events)?,
-        ))),
-        "polling" => Ok(Box::new(readiness::Readiness::new(
-            "polling",
-            polling::Portable::new(events)?,
-        ))),
-        _ => Err(Code::ENOTSUP.into()),
+/// The driver of a loop: one of those that this system has, chosen when the loop is made. An
+/// enumeration and not a trait object, so that the way of each message has no indirect call.
+pub(crate) enum AnyDriver {
+    #[cfg(target_os = "linux")]
+    Epoll(readiness::Readiness<epoll::Epoll>),
+    Portable(readiness::Readiness<polling::Portable>),
+}
+
+/// The same call on whichever driver it is.
+macro_rules! either {
+    ($self:expr, $driver:ident => $call:expr) => {
+        match $self {
+            #[cfg(target_os = "linux")]
+            AnyDriver::Epoll($driver) => $call,
+            AnyDriver::Portable($driver) => $call,
+        }
+    };
+}
+
+impl AnyDriver {
+    /// The driver with this name; without one, the best there is.
+    pub fn open(name: Option<&str>, events: usize) -> Result<AnyDriver> {
+        let portable = |name| {
+            let selector = polling::Portable::new(events)?;
+            Ok(AnyDriver::Portable(readiness::Readiness::new(
+                name, selector,
+            )))
+        };
+        match name.unwrap_or("poller") {
+            #[cfg(target_os = "linux")]
+            "" | "poller" => {
+                let selector = epoll::Epoll::new(events)?;
+                Ok(AnyDriver::Epoll(readiness::Readiness::new(
+                    "poller", selector,
+                )))
+            }
+            #[cfg(not(target_os = "linux"))]
+            "" | "poller" => portable("poller"),
+            "polling" => portable("polling"),
+            _ => Err(Code::ENOTSUP.into()),
+        }
+    }
+}
+
+impl Driver for AnyDriver {
+    fn name(&self) -> &'static str {
+        either!(self, driver => driver.name())
+    }
+
+    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()> {
+        either!(self, driver => driver.wait(timeout_ns))
+    }
+
+    #[inline]
+    fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion> {
+        either!(self, driver => driver.next(sources))
+    }
+
+    fn has_more(&self) -> bool {
+        either!(self, driver => driver.has_more())
+    }
+
+    fn receive_start(&mut self, id: Id, source: &mut Source) -> Result<()> {
+        either!(self, driver => driver.receive_start(id, source))
+    }
+
+    fn receive_stop(&mut self, id: Id, source: &mut Source) {
+        either!(self, driver => driver.receive_stop(id, source))
+    }
+
+    fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
+        either!(self, driver => driver.receive_into(id, source, memory))
+    }
+
+    #[inline]
+    fn recycle(&mut self, received: Received) {
+        either!(self, driver => driver.recycle(received))
+    }
+
+    #[inline]
+    fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
+        either!(self, driver => driver.send(id, source, slices))
+    }
+
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()> {
+        either!(self, driver => driver.connect(id, source, to))
+    }
+
+    fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()> {
+        either!(self, driver => driver.accept_start(id, source, per_turn))
+    }
+
+    fn accept_stop(&mut self, id: Id, source: &mut Source) {
+        either!(self, driver => driver.accept_stop(id, source))
+    }
+
+    fn poll_start(&mut self, id: Id, source: &mut Source, interest: Interest) -> Result<()> {
+        either!(self, driver => driver.poll_start(id, source, interest))
+    }
+
+    fn poll_stop(&mut self, id: Id, source: &mut Source) {
+        either!(self, driver => driver.poll_stop(id, source))
+    }
+
+    fn close(&mut self, id: Id, source: &mut Source) {
+        either!(self, driver => driver.close(id, source))
+    }
+
+    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket> {
+        either!(self, driver => driver.release(id, source))
+    }
+
+    fn waker(&self) -> Arc<dyn Wake> {
+        either!(self, driver => driver.waker())
+    }
+
+    fn backend_descriptor(&self) -> Option<Descriptor> {
+        either!(self, driver => driver.backend_descriptor())
+    }
+
+    fn forked(&mut self) -> Result<()> {
+        either!(self, driver => driver.forked())
+    }
+
+    fn restore(&mut self, id: Id, source: &mut Source) -> Result<()> {
+        either!(self, driver => driver.restore(id, source))
     }
 }
 

@@ -20,8 +20,8 @@ use std::sync::Arc;
 use socket2::Socket;
 
 use super::{
-    would_block, Completion, Driver, Interest, Object, ReceiveInto, Received, Source, Sources,
-    State, Wake, RECEIVE_BUDGET, RECEIVE_BUFFER,
+    would_block, Buffer, Completion, Driver, Interest, Object, ReceiveInto, Received, Source,
+    Sources, State, Wake, RECEIVE_BUDGET, RECEIVE_BUFFER,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -43,6 +43,13 @@ pub(crate) struct Ready {
     pub interest: Interest,
     /// The connection is broken, or closed in both directions.
     pub error: bool,
+}
+
+impl Ready {
+    #[inline]
+    fn is_only_readable(&self) -> bool {
+        self.interest == Interest::READABLE && !self.error
+    }
 }
 
 /// Readiness of descriptors: epoll, or what the `polling` crate has on this system.
@@ -70,7 +77,19 @@ struct Current {
     ready: Interest,
     error: bool,
     bytes_left: usize,
-    accepts_left: u32,
+    accepted: u32,
+}
+
+impl Current {
+    fn new(id: Id, ready: Interest, error: bool) -> Current {
+        Current {
+            id,
+            ready,
+            error,
+            bytes_left: RECEIVE_BUDGET,
+            accepted: 0,
+        }
+    }
 }
 
 pub(crate) struct Readiness<S> {
@@ -83,7 +102,7 @@ pub(crate) struct Readiness<S> {
     carried: VecDeque<Id>,
     /// How many of `carried` belong to this turn.
     carried_now: usize,
-    memory: Option<Box<[u8]>>,
+    memory: Option<Box<Buffer>>,
     /// How many connections each listener may accept a turn: listeners are few.
     accept_limits: Vec<(Id, u32)>,
 }
@@ -103,30 +122,16 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    fn begin(&self, id: Id, ready: Interest, error: bool) -> Current {
+    fn accept_limit(&self, id: Id) -> u32 {
         let limit = self
             .accept_limits
             .iter()
             .find(|(listener, _)| *listener == id);
-        let accepts_left = limit.map_or(0, |(_, limit)| *limit);
-        Current {
-            id,
-            ready,
-            error,
-            bytes_left: RECEIVE_BUDGET,
-            accepts_left,
-        }
+        limit.map_or(0, |(_, limit)| *limit)
     }
 
-    /// The next source to work off: what the kernel reported, then what was left over.
-    fn advance(&mut self, sources: &mut dyn Sources) -> Option<Current> {
-        while self.handed_out < self.collected {
-            let ready = self.selector.ready(self.handed_out);
-            self.handed_out += 1;
-            if let Some(ready) = ready {
-                return Some(self.begin(ready.id, ready.interest, ready.error));
-            }
-        }
+    /// The next source to go on with from the last turn.
+    fn next_carried(&mut self, sources: &mut impl Sources) -> Option<Current> {
         while self.carried_now > 0 {
             self.carried_now -= 1;
             let id = self.carried.pop_front()?;
@@ -135,7 +140,7 @@ impl<S: Selector> Readiness<S> {
             };
             source.state.remove(State::CARRIED);
             if source.state.contains(State::READABLE) {
-                return Some(self.begin(id, Interest::READABLE, false));
+                return Some(Current::new(id, Interest::READABLE, false));
             }
         }
         None
@@ -196,11 +201,11 @@ impl<S: Selector> Readiness<S> {
 
     fn accept(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
         loop {
-            if now.accepts_left == 0 {
+            if now.accepted >= self.accept_limit(now.id) {
                 self.carry(now.id, source);
                 return None;
             }
-            now.accepts_left -= 1;
+            now.accepted += 1;
             match source
                 .socket()
                 .map_err(io::Error::from)
@@ -235,20 +240,41 @@ impl<S: Selector> Readiness<S> {
             now.bytes_left = now.bytes_left.saturating_sub(RECEIVE_BUFFER);
             return Some(Completion::Readable(now.id));
         }
+        let completion = self.receive_once(now.id, source);
+        if let Some(Completion::Received(_, received)) = &completion {
+            now.bytes_left = now.bytes_left.saturating_sub(received.length);
+        }
+        completion
+    }
+
+    /// The first bytes of an event; only when there may be more is it kept in mind.
+    #[inline]
+    fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
+        source.state.insert(State::READABLE);
+        let completion = self.receive_once(id, source);
+        if source.state.contains(State::READABLE) {
+            let mut now = Current::new(id, Interest::empty(), false);
+            now.bytes_left -= RECEIVE_BUFFER;
+            self.current = Some(now);
+        }
+        completion
+    }
+
+    /// One receive call into the shared buffer.
+    #[inline]
+    fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = receive_once(source, &mut memory);
-        let completion = match outcome {
+        let completion = match receive(source, &mut memory[..]) {
             ReceiveInto::Bytes(length) => {
-                now.bytes_left = now.bytes_left.saturating_sub(length);
-                return Some(Completion::Received(now.id, Received { memory, length }));
+                return Some(Completion::Received(id, Received { memory, length }));
             }
             ReceiveInto::Nothing => None,
-            ReceiveInto::Ended => Some(Completion::Ended(now.id)),
-            ReceiveInto::Failed(error) => Some(Completion::ReceiveFailed(now.id, error)),
+            ReceiveInto::Ended => Some(Completion::Ended(id)),
+            ReceiveInto::Failed(error) => Some(Completion::ReceiveFailed(id, error)),
         };
         self.memory = Some(memory);
         if completion.is_some() {
-            self.follow(now.id, source);
+            self.follow(id, source);
         }
         completion
     }
@@ -327,12 +353,13 @@ impl<S: Selector> Readiness<S> {
     }
 }
 
-fn new_buffer() -> Box<[u8]> {
-    vec![0; RECEIVE_BUFFER].into_boxed_slice()
+fn new_buffer() -> Box<Buffer> {
+    Box::new([0; RECEIVE_BUFFER])
 }
 
 /// One receive call, and what it says of the socket's readiness.
-fn receive_once(source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
+#[inline]
+fn receive(source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
     let room = memory.len();
     let outcome = loop {
         let Object::Socket(socket) = &source.object else {
@@ -444,11 +471,28 @@ impl<S: Selector> Driver for Readiness<S> {
         Ok(())
     }
 
-    fn next(&mut self, sources: &mut dyn Sources) -> Option<Completion> {
+    #[inline]
+    fn next<T: Sources>(&mut self, sources: &mut T) -> Option<Completion> {
         loop {
-            let mut now = match self.current.take() {
-                Some(now) => now,
-                None => self.advance(sources)?,
+            let mut now = if let Some(now) = self.current.take() {
+                now
+            } else if self.handed_out < self.collected {
+                let ready = self.selector.ready(self.handed_out);
+                self.handed_out += 1;
+                let Some(ready) = ready else { continue };
+                let Some(source) = sources.source(ready.id) else {
+                    continue;
+                };
+                // What nearly all events are has a short way: bytes for a stream that reads.
+                if ready.is_only_readable() && source.state.only_receives() {
+                    if let Some(received) = self.receive_first(ready.id, source) {
+                        return Some(received);
+                    }
+                    continue;
+                }
+                Current::new(ready.id, ready.interest, ready.error)
+            } else {
+                self.next_carried(sources)?
             };
             let Some(source) = sources.source(now.id) else {
                 continue;
@@ -483,17 +527,19 @@ impl<S: Selector> Driver for Readiness<S> {
     }
 
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
-        let outcome = receive_once(source, memory);
+        let outcome = receive(source, memory);
         if matches!(outcome, ReceiveInto::Ended | ReceiveInto::Failed(_)) {
             self.follow(id, source);
         }
         outcome
     }
 
+    #[inline]
     fn recycle(&mut self, received: Received) {
         self.memory = Some(received.memory);
     }
 
+    #[inline]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
         let sent = match sys::send(source.socket()?, slices) {

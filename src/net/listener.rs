@@ -7,7 +7,7 @@ use std::time::Duration;
 use socket2::{Domain, Socket};
 
 use super::tcp::{ip_address, set_buffers, TcpStream};
-use crate::driver::Source;
+use crate::driver::{Driver, Source};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id};

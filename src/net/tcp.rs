@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
 
-use crate::driver::Source;
+use crate::driver::{Driver, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::{self, Core, Loop};
 use crate::handles::{Body, Id};

@@ -2,7 +2,7 @@
 
 use super::sending::{defer, drain, fail};
 use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
-use crate::driver::{ReceiveInto, Received, RECEIVE_BUFFER};
+use crate::driver::{Driver, ReceiveInto, Received, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Final, Loop};
 use crate::handles::{Body, Id};

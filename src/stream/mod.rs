@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bitflags::bitflags;
 
-use crate::driver::{Source, State};
+use crate::driver::{Driver, Source, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id};

@@ -4,10 +4,11 @@ use std::io::IoSlice;
 use std::net::Shutdown;
 
 use super::{events, refresh_active, state, Flow, OwnedWrite, Status, StreamState};
+use crate::driver::Driver;
 use crate::driver::{State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
-use crate::event_loop::{Core, Deferred, Loop};
-use crate::handles::Id;
+use crate::event_loop::{Core, Deferred};
+use crate::handles::{Handles, Id};
 
 /// Writes from this size on are sent at once instead of being gathered: gathering saves a system
 /// call of about a microsecond, and copying more than this costs as much.
@@ -19,18 +20,23 @@ const GATHER_MAX: usize = 64 * 1024;
 /// Bytes that one stream may send in one go before the others have their turn.
 const SEND_BUDGET: usize = 1024 * 1024;
 
-/// A stream that takes writes, with room for so many bytes more.
-fn writable(core: &mut Core, id: Id, length: usize) -> Result<&mut StreamState> {
-    let gathered = core.gathered.length_of(id);
-    let stream = state(&mut core.handles, id)?;
+/// A stream that takes writes, with room for so many bytes more beside those gathered.
+#[inline]
+fn writable(
+    handles: &mut Handles,
+    id: Id,
+    length: usize,
+    gathered: usize,
+) -> Result<&mut StreamState> {
+    let stream = state(handles, id)?;
     if stream
         .status
-        .intersects(Status::FAILED | Status::ERROR_TOLD)
+        .intersects(Status::FAILED | Status::ERROR_TOLD | Status::SHUTTING)
     {
-        return Err(Code::ENOTCONN.into());
-    }
-    if stream.status.contains(Status::SHUTTING) {
-        return Err(Code::EPIPE.into());
+        let shut = !stream
+            .status
+            .intersects(Status::FAILED | Status::ERROR_TOLD);
+        return Err(if shut { Code::EPIPE } else { Code::ENOTCONN }.into());
     }
     if length
         > stream
@@ -43,22 +49,24 @@ fn writable(core: &mut Core, id: Id, length: usize) -> Result<&mut StreamState> 
     Ok(stream)
 }
 
+#[inline]
 pub(super) fn write(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
-    flush_other(core, id);
+    let gathered = gathered_by(core, id);
     let now = core.now;
-    let stream = writable(core, id, data.len())?;
-    if data.is_empty() {
+    let stream = writable(&mut core.handles, id, data.len(), gathered)?;
+    if stream.must_queue() || data.is_empty() {
+        if !data.is_empty() {
+            queue_copy(stream, data, now);
+        }
         return Ok(stream.flow());
     }
-    if stream.must_queue() {
-        queue_copy(stream, data, now);
-        return Ok(stream.flow());
-    }
+    let flow = stream.flow();
     if gathers && data.len() < GATHER_BELOW {
         core.gathered.push(id, data);
-        if core.gathered.length_of(id) >= GATHER_MAX {
-            send_now(core, id, &[]);
+        if gathered + data.len() < GATHER_MAX {
+            return Ok(flow);
         }
+        send_now(core, id, &[]);
     } else {
         send_now(core, id, data);
     }
@@ -71,10 +79,10 @@ pub(super) fn write_owned(
     write: OwnedWrite,
     gathers: bool,
 ) -> Result<Flow> {
-    flush_other(core, id);
+    let gathered = gathered_by(core, id);
     let now = core.now;
     let length = write.payloads.length();
-    let must_queue = writable(core, id, length)?.must_queue();
+    let must_queue = writable(&mut core.handles, id, length, gathered)?.must_queue();
     let before = core.gathered.take_of(id);
     let stream = state(&mut core.handles, id)?;
     let writes = stream.writes();
@@ -105,11 +113,15 @@ fn queue_copy(stream: &mut StreamState, data: &[u8], now: u64) {
     writes.push_copy(data);
 }
 
-/// Sends what another stream has gathered, before this one gathers.
-fn flush_other(core: &mut Core, id: Id) {
-    if let Some(owner) = core.gathered.owner() {
-        if owner != id {
+/// Bytes that this stream has gathered. What another one has is sent, before this one gathers.
+#[inline]
+fn gathered_by(core: &mut Core, id: Id) -> usize {
+    match core.gathered.owner() {
+        None => 0,
+        Some(owner) if owner == id => core.gathered.bytes().len(),
+        Some(owner) => {
             flush(core, owner);
+            0
         }
     }
 }
@@ -124,55 +136,51 @@ pub(crate) fn flush(core: &mut Core, id: Id) {
     }
 }
 
-impl Loop {
-    /// A callback has returned: what it wrote goes to the kernel.
-    #[inline]
-    pub(crate) fn send_gathered(&self) {
-        let mut core = self.core.borrow_mut();
-        if let Some(owner) = core.gathered.owner() {
-            flush(&mut core, owner);
-        }
-    }
-}
-
 /// Sends what is gathered and then `data`, for a stream that has nothing queued; queues what the
 /// kernel does not take.
 fn send_now(core: &mut Core, id: Id, data: &[u8]) {
-    let gathered = core.gathered.take_of(id);
-    let now = core.now;
-    let Ok(stream) = state(&mut core.handles, id) else {
-        return;
+    let Core {
+        handles,
+        driver,
+        gathered,
+        now,
+        ..
+    } = core;
+    let Ok(stream) = state(handles, id) else {
+        return gathered.clear();
     };
-    let outcome = match (gathered.is_empty(), data.is_empty()) {
-        (true, _) => core
-            .driver
-            .send(id, &mut stream.source, &[IoSlice::new(data)]),
-        (_, true) => core
-            .driver
-            .send(id, &mut stream.source, &[IoSlice::new(&gathered)]),
+    let before = if gathered.owner() == Some(id) {
+        gathered.bytes()
+    } else {
+        &[]
+    };
+    let outcome = match (before.is_empty(), data.is_empty()) {
+        (true, _) => driver.send(id, &mut stream.source, &[IoSlice::new(data)]),
+        (_, true) => driver.send(id, &mut stream.source, &[IoSlice::new(before)]),
         _ => {
-            let both = [IoSlice::new(&gathered), IoSlice::new(data)];
-            core.driver.send(id, &mut stream.source, &both)
+            let both = [IoSlice::new(before), IoSlice::new(data)];
+            driver.send(id, &mut stream.source, &both)
         }
     };
     match outcome {
-        Ok(sent) if sent == gathered.len() + data.len() => {
+        Ok(sent) if sent == before.len() + data.len() => {
+            gathered.clear();
             if stream.status.contains(Status::SHUTTING) {
                 settle(core, id);
             }
         }
         Ok(sent) => {
-            let of_gathered = sent.min(gathered.len());
-            for rest in [&gathered[of_gathered..], &data[sent - of_gathered..]] {
+            let of_gathered = sent.min(before.len());
+            for rest in [&before[of_gathered..], &data[sent - of_gathered..]] {
                 if !rest.is_empty() {
-                    queue_copy(stream, rest, now);
+                    queue_copy(stream, rest, *now);
                 }
             }
+            gathered.clear();
             settle(core, id);
         }
         Err(error) => fail(core, id, error),
     }
-    core.gathered.give_back(gathered);
 }
 
 /// Sends from the queue until it is empty or the kernel takes no more.

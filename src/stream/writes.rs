@@ -394,11 +394,13 @@ impl Gathered {
         std::mem::take(&mut self.bytes)
     }
 
-    /// The memory is kept for the next callback.
-    pub fn give_back(&mut self, mut bytes: Vec<u8>) {
-        if bytes.capacity() > self.bytes.capacity() && self.bytes.is_empty() {
-            bytes.clear();
-            self.bytes = bytes;
-        }
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// Ends the gathering; the memory is kept for the next callback.
+    pub fn clear(&mut self) {
+        self.owner = None;
+        self.bytes.clear();
     }
 }
