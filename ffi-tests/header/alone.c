@@ -1,0 +1,2 @@
+/* The header and nothing else: it must bring what it needs. */
+#include <kolo.h>

@@ -1,0 +1,247 @@
+#!/usr/bin/env bash
+# run.sh PREFIX [SUITE...] - the tests of the C ABI against an installed kolo: PREFIX has include/kolo.h, lib/libkolo.so,
+# lib/libkolo.a and lib/pkgconfig/kolo.pc. Suites: header c clang valgrind cpp python luajit; all of them without SUITE.
+#
+# Prints each test as "ok NAME" or "FAILED NAME" and ends with a line "N passed, N failed".
+set -uo pipefail
+cd "$(dirname "$0")" || exit 2
+
+if [ $# -lt 1 ] || [ ! -f "$1/include/kolo.h" ]; then
+    echo "usage: ffi-tests/run.sh PREFIX [header|c|clang|valgrind|cpp|python|luajit]..." >&2
+    echo "       PREFIX is where kolo is installed" >&2
+    exit 2
+fi
+prefix=$(cd "$1" && pwd)
+shift
+suites=("$@")
+[ ${#suites[@]} -gt 0 ] || suites=(header c clang valgrind cpp python luajit)
+
+build=$(mktemp -d)
+logs=$build/logs
+mkdir "$logs"
+passed=0
+failed=0
+
+export LD_LIBRARY_PATH=$prefix/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
+export PKG_CONFIG_PATH=$prefix/lib/pkgconfig
+export KOLO_LIBRARY=$prefix/lib/libkolo.so KOLO_HEADER=$prefix/include/kolo.h
+unset KOLO_DRIVER KOLO_TEST_NO_FORK KOLO_TEST_SECONDS
+
+common_flags=(-Wall -Wextra -Wpedantic -Wconversion -Werror "-I$prefix/include")
+c_flags=("${common_flags[@]}" -Wstrict-prototypes -Wmissing-prototypes)
+shared=("-L$prefix/lib" -lkolo)
+# What a program needs beside the static library, as the installed package says.
+read -r -a static < <(pkg-config --static --libs kolo 2>/dev/null | sed 's/-lkolo\b//')
+static=("$prefix/lib/libkolo.a" "${static[@]}" -lpthread)
+
+# ---- jobs: each test program writes to a log of its own; two run at a time, logs are shown in order ----
+names=()
+pids=()
+jobs_at_once=2
+
+trap '[ ${#pids[@]} -eq 0 ] || kill "${pids[@]}" 2>/dev/null; rm -rf "$build"' EXIT
+trap 'exit 130' INT TERM
+
+# job NAME SECONDS COMMAND...
+job() {
+    local name=$1 seconds=$2
+    shift 2
+    while [ "$(jobs -pr | wc -l)" -ge "$jobs_at_once" ]; do wait -n; done
+    local log=$logs/${#names[@]}
+    (
+        timeout -k 10 "$seconds" "$@" >"$log" 2>&1 </dev/null
+        status=$?
+        [ "$status" != 124 ] || echo "no end after $seconds seconds" >>"$log"
+        echo "$status" >"$log.status"
+    ) &
+    names+=("$name")
+    pids+=($!)
+}
+
+# Shows what the jobs said, in their order, and counts it. A program that fails without naming a test has failed as one.
+finish() {
+    local i log status ok bad
+    wait
+    for i in "${!names[@]}"; do
+        log=$logs/$i
+        status=$(cat "$log.status" 2>/dev/null || echo 1)
+        cat "$log"
+        ok=$(grep -c '^ok ' "$log")
+        bad=$(grep -c '^FAILED ' "$log")
+        if [ "$bad" = 0 ] && [ "$status" != 0 ]; then
+            echo "FAILED ${names[$i]} (exit status $status)"
+            bad=1
+        elif [ $((ok + bad)) = 0 ]; then
+            echo "FAILED ${names[$i]} (no test ran)"
+            bad=1
+        elif [ "$bad" != 0 ] && [ "$status" = 0 ]; then
+            echo "FAILED ${names[$i]} (exit status 0 in spite of failures)"
+            bad=$((bad + 1))
+        fi
+        passed=$((passed + ok))
+        failed=$((failed + bad))
+    done
+    names=()
+    pids=()
+}
+
+# one NAME SECONDS COMMAND... - a command that is a test by itself, such as a compiler's run
+one() {
+    local name=$1 seconds=$2
+    shift 2
+    # shellcheck disable=SC2016 # expanded by the inner shell
+    job "$name" "$seconds" bash -c '
+        name=$1; shift
+        if "$@"; then echo "ok     $name"; else status=$?; echo "FAILED $name (exit status $status)"; exit 1; fi' one "$name" "$@"
+}
+
+heading() { printf '\n-- %s\n' "$*"; }
+
+need() {
+    local tool
+    for tool in "$@"; do
+        if ! command -v "$tool" >/dev/null; then
+            echo "FAILED tool/$tool (is not installed)"
+            failed=$((failed + 1))
+        fi
+    done
+}
+
+# ---- suites ----
+
+suite_header() {
+    local compiler standard unit
+    heading "the header, compiled alone and twice, in every mode"
+    for compiler in gcc clang; do
+        for standard in c99 c11 c17; do
+            for unit in alone twice use; do
+                one "header/$unit.$standard.$compiler" 60 \
+                    "$compiler" -x c "-std=$standard" "${c_flags[@]}" -fsyntax-only "header/$unit.c"
+            done
+        done
+    done
+    for compiler in g++ clang++; do
+        for standard in c++11 c++17 c++20; do
+            for unit in alone twice use; do
+                one "header/$unit.$standard.$compiler" 60 \
+                    "$compiler" -x c++ "-std=$standard" "${common_flags[@]}" -fsyntax-only "header/$unit.c"
+            done
+        done
+    done
+    finish
+    heading "two translation units, shared and static, C and C++"
+    for compiler in "gcc -x c -std=c99" "clang -x c -std=c17" "g++ -x c++ -std=c++11" "clang++ -x c++ -std=c++20"; do
+        local binary=$build/header_${compiler%% *}
+        # shellcheck disable=SC2086 # the compiler comes with its options
+        one "header/link_shared.${compiler%% *}" 60 $compiler "${common_flags[@]}" \
+            header/use.c header/other_unit.c -o "$binary.shared" -x none "${shared[@]}"
+        # shellcheck disable=SC2086
+        one "header/link_static.${compiler%% *}" 60 $compiler "${common_flags[@]}" \
+            header/use.c header/other_unit.c -o "$binary.static" -x none "${static[@]}"
+    done
+    finish
+    for compiler in gcc clang g++ clang++; do
+        job "header/run_shared.$compiler" 60 "$build/header_$compiler.shared"
+        job "header/run_static.$compiler" 60 "$build/header_$compiler.static"
+    done
+    finish
+}
+
+c_programs=()
+for file in c/*.c; do
+    [ "$file" = c/harness.c ] || c_programs+=("$(basename "$file" .c)")
+done
+
+# build_c FOLDER COMPILER LIBRARIES...
+build_c() {
+    local folder=$build/$1 compiler=$2 program
+    shift 2
+    [ ! -d "$folder" ] || return 0
+    mkdir "$folder"
+    for program in "${c_programs[@]}"; do
+        one "build/$program.$compiler" 120 "$compiler" -std=c99 -O1 -g "${c_flags[@]}" -pthread \
+            "c/$program.c" c/harness.c -o "$folder/$program" "$@"
+    done
+    finish
+}
+
+suite_c() {
+    local program
+    heading "C programs, built by gcc, shared library"
+    build_c gcc gcc "${shared[@]}"
+    for program in "${c_programs[@]}"; do job "$program" 300 "$build/gcc/$program"; done
+    finish
+}
+
+suite_clang() {
+    local program
+    heading "C programs, built by clang, static library, portable driver"
+    build_c clang clang "${static[@]}"
+    export KOLO_DRIVER=polling
+    for program in "${c_programs[@]}"; do job "$program" 300 "$build/clang/$program"; done
+    finish
+    unset KOLO_DRIVER
+}
+
+suite_valgrind() {
+    local program
+    heading "C programs under valgrind: no error, no leak"
+    build_c gcc gcc "${shared[@]}"
+    export KOLO_TEST_SECONDS=300
+    for program in "${c_programs[@]}"; do
+        job "$program" 1200 valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect,possible \
+            --errors-for-leak-kinds=definite,indirect,possible --error-exitcode=9 --num-callers=30 \
+            --fair-sched=yes "$build/gcc/$program"
+    done
+    finish
+    unset KOLO_TEST_SECONDS
+}
+
+suite_cpp() {
+    local compiler standard file name
+    heading "C++ programs"
+    for compiler in g++ clang++; do
+        for standard in c++11 c++17 c++20; do
+            for file in cpp/*.cc; do
+                name=$(basename "$file" .cc).$standard.$compiler
+                one "build/$name" 120 "$compiler" "-std=$standard" -O1 -g "${common_flags[@]}" -pthread \
+                    "$file" -o "$build/$name" "${shared[@]}"
+            done
+        done
+    done
+    finish
+    for compiler in g++ clang++; do
+        for standard in c++11 c++17 c++20; do
+            for file in cpp/*.cc; do
+                name=$(basename "$file" .cc).$standard.$compiler
+                job "$name" 120 "$build/$name"
+            done
+        done
+    done
+    finish
+}
+
+suite_python() {
+    heading "Python, ctypes on the shared library"
+    job python 300 python3 python/test_echo.py
+    finish
+}
+
+suite_luajit() {
+    heading "LuaJIT, ffi on the header and the shared library"
+    job luajit 300 luajit luajit/test_echo.lua
+    finish
+}
+
+need gcc g++ clang clang++ valgrind python3 luajit pkg-config
+for suite in "${suites[@]}"; do
+    if ! declare -F "suite_$suite" >/dev/null; then
+        echo "there is no suite $suite" >&2
+        exit 2
+    fi
+    "suite_$suite"
+done
+
+echo
+echo "$passed passed, $failed failed"
+[ "$failed" = 0 ] && [ "$passed" -gt 0 ]
