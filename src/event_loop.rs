@@ -260,7 +260,9 @@ impl Loop {
         self.core.borrow().driver.name()
     }
 
-    /// Runs a task in the deferred phase of the next turn. It keeps the loop alive until then.
+    /// Runs a task in the next deferred phase: after the callbacks of this phase, before the loop
+    /// waits again. It keeps the loop alive until then. Tasks run in the order in which they were
+    /// deferred; those deferred in a deferred phase wait for the one after it.
     ///
     /// Errors: [`Code::ECANCELED`] while the loop is being dropped.
     pub fn defer(&self, task: impl Task) -> Result<()> {

@@ -18,7 +18,7 @@ pub struct LoopOptions {
     /// the `polling` crate, which is the same where the system has nothing faster.
     pub driver: Option<String>,
     /// Events handed out in one turn, at most. Timers, posted functions and closing callbacks
-    /// have their turn after so many.
+    /// have their turn after so many. More than 65,536 are taken as that.
     pub events_per_turn: NonZeroU32,
     /// Posted functions that may wait, at most; one more gives
     /// [`Code::ENOBUFS`](crate::Code::ENOBUFS).

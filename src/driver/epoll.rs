@@ -29,6 +29,9 @@ pub(crate) struct Epoll {
     events: Vec<libc::epoll_event>,
     collected: usize,
     wake: Arc<EventFd>,
+    /// The process that made the epoll set: in a forked child it is the parent's, and changing
+    /// it would change it there.
+    fork_generation: u32,
 }
 
 /// An event descriptor, registered edge-triggered: a write always wakes, and nobody reads it.
@@ -88,6 +91,7 @@ impl Epoll {
             events: vec![empty; events.max(1)],
             collected: 0,
             wake: Arc::new(wake),
+            fork_generation: sys::fork::generation(),
         };
         epoll.watch_wake()?;
         Ok(epoll)
@@ -195,6 +199,9 @@ impl Selector for Epoll {
     }
 
     fn delete(&mut self, at: Descriptor, _id: Id) {
+        if self.fork_generation != sys::fork::generation() {
+            return;
+        }
         // Fails only for a descriptor that is already closed, which ended the registration.
         let _ = self.control(libc::EPOLL_CTL_DEL, at, 0, 0);
     }
@@ -287,6 +294,7 @@ impl Selector for Epoll {
 
     fn forked(&mut self) -> Result<()> {
         self.descriptor = new_epoll()?;
+        self.fork_generation = sys::fork::generation();
         self.wake.open()?;
         self.collected = 0;
         self.watch_wake()

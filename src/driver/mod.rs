@@ -50,6 +50,9 @@ pub(crate) const RECEIVE_BUFFER: usize = 64 * 1024;
 /// Bytes that one stream may bring in one turn before the others have theirs.
 pub(crate) const RECEIVE_BUDGET: usize = 4 * RECEIVE_BUFFER;
 
+/// Events that one wait may collect, whatever is asked for: 64 Ki of them are a megabyte.
+pub(crate) const EVENTS_MAX: usize = 64 * 1024;
+
 /// Slices handed to the kernel by one send. 64 small writes fill a segment many times over; more
 /// would only make the array on the stack bigger.
 pub(crate) const SLICES_MAX: usize = 64;
@@ -274,6 +277,7 @@ macro_rules! either {
 impl AnyDriver {
     /// The driver with this name; without one, the best there is.
     pub fn open(name: Option<&str>, events: usize) -> Result<AnyDriver> {
+        let events = events.clamp(1, EVENTS_MAX);
         let portable = |name| {
             let selector = polling::Portable::new(events)?;
             Ok(AnyDriver::Portable(readiness::Readiness::new(

@@ -22,6 +22,9 @@ pub(crate) struct Portable {
     /// systems.
     ids: Vec<Option<Id>>,
     wake: Arc<Notify>,
+    /// The process that made the poller: in a forked child it is the parent's, and changing it
+    /// would change it there.
+    fork_generation: u32,
 }
 
 /// The poller may be another one after a fork.
@@ -51,6 +54,7 @@ impl Portable {
             events: Events::with_capacity(capacity),
             collected: Vec::new(),
             ids: Vec::new(),
+            fork_generation: sys::fork::generation(),
         })
     }
 
@@ -92,8 +96,10 @@ impl Selector for Portable {
     }
 
     fn delete(&mut self, at: Descriptor, id: Id) {
-        // Fails only for a descriptor that is already gone, which ended the registration.
-        let _ = self.poller.delete(sys::borrow(at));
+        if self.fork_generation == sys::fork::generation() {
+            // Fails only for a descriptor that is already gone, which ended the registration.
+            let _ = self.poller.delete(sys::borrow(at));
+        }
         if let Some(slot) = self.ids.get_mut(id.index() as usize) {
             *slot = None;
         }
@@ -154,6 +160,7 @@ impl Selector for Portable {
 
     fn forked(&mut self) -> Result<()> {
         self.poller = Arc::new(Poller::new()?);
+        self.fork_generation = sys::fork::generation();
         *self
             .wake
             .0

@@ -232,6 +232,9 @@ impl Loop {
                 drop(core);
                 return self.stream_events(id);
             }
+            if stream.status.contains(Status::FAILED) {
+                return; // its `on_error` is on the way
+            }
             let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now);
             let which = if due(stream.read_deadline()) {
                 stream.last_read = now;

@@ -68,6 +68,8 @@ pub(crate) use wheel::{TimerKey, Wheel};
 #[cfg(test)]
 mod invariants;
 #[cfg(test)]
+mod memory_tests;
+#[cfg(test)]
 mod model_tests;
 #[cfg(test)]
 mod tests;

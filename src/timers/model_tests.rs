@@ -289,7 +289,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::CheckNoSpin),
         1 => (Just(When::Far), any::<u64>()).prop_map(|(when, random)| Op::BeginExpiry(when, random >> 8)),
     ];
-    prop::collection::vec(op, 1..400)
+    prop::collection::vec(op, 1..250)
 }
 
 fn starts() -> impl Strategy<Value = u64> {
