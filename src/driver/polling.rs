@@ -58,6 +58,14 @@ impl Portable {
         })
     }
 
+    /// In a forked child: the parent's poller must not be dropped, since that would take its
+    /// notifier out of the kernel object that both share. It stays open, unused.
+    fn leave_to_parent(&self) {
+        if self.fork_generation != sys::fork::generation() {
+            std::mem::forget(self.poller.clone());
+        }
+    }
+
     fn event(&mut self, id: Id, want: Interest) -> Event {
         let key = id.index() as usize;
         if self.ids.len() <= key {
@@ -70,6 +78,12 @@ impl Portable {
             want.intersects(reads),
             want.contains(Interest::WRITABLE),
         )
+    }
+}
+
+impl Drop for Portable {
+    fn drop(&mut self) {
+        self.leave_to_parent();
     }
 }
 
@@ -159,7 +173,9 @@ impl Selector for Portable {
     }
 
     fn forked(&mut self) -> Result<()> {
-        self.poller = Arc::new(Poller::new()?);
+        let poller = Arc::new(Poller::new()?);
+        self.leave_to_parent();
+        self.poller = poller;
         self.fork_generation = sys::fork::generation();
         *self
             .wake
