@@ -128,6 +128,7 @@ suite_header() {
             done
         done
     done
+    one header/every_function_is_tested 60 header/every_function.sh "$prefix/include/kolo.h" c
     finish
     heading "two translation units, shared and static, C and C++"
     for compiler in "gcc -x c -std=c99" "clang -x c -std=c17" "g++ -x c++ -std=c++11" "clang++ -x c++ -std=c++20"; do

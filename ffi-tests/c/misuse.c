@@ -724,7 +724,6 @@ static void misuse_in_callback(kolo_loop *loop, kolo_timer timer, void *user) {
     CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
     CHECK_ERROR(kolo_loop_run(loop, KOLO_RUN_NOWAIT), KOLO_EBUSY);
     CHECK_ERROR(kolo_loop_detach_thread(loop), KOLO_EBUSY);
-    CHECK_ERROR(kolo_loop_fork(loop), KOLO_EBUSY);
     CHECK_OK(kolo_close(loop, timer));
     CHECK_ERROR(kolo_close(loop, timer), KOLO_EBADF);
     check_all_refuse(loop, timer, "closed in its own callback");

@@ -58,6 +58,20 @@ static int fails_with(kolo_loop *loop, const kolo_address *address, const kolo_c
     return client.last_error;
 }
 
+/* What the local side says comes from the call itself: there is no stream then. */
+static int refused_at_once(kolo_loop *loop, const kolo_address *address, const kolo_connect_options *options) {
+    peer client;
+    kolo_stream_handler handler = peer_handler();
+    memset(&client, 0, sizeof client);
+    int descriptors = open_descriptors();
+    int result = kolo_tcp_connect(loop, address, options, &handler, &client, &client.stream);
+    CHECK_INT(client.stream, 0);
+    CHECK_INT(open_descriptors(), descriptors);
+    run_to_end(loop);
+    CHECK_INT(client.errors + client.closed, 0);
+    return result;
+}
+
 /* ---- connecting ---- */
 
 TEST(connects_over_ipv4) {
@@ -224,7 +238,7 @@ TEST(a_local_address_that_is_taken) {
     kolo_connect_options options = KOLO_CONNECT_OPTIONS_INIT;
     int listener = raw_listen(&any, 8, &target), holder = raw_listen(&any, 8, &taken);
     options.local = &taken;
-    CHECK_ERROR(fails_with(loop, &target, &options), KOLO_EADDRINUSE);
+    CHECK_ERROR(refused_at_once(loop, &target, &options), KOLO_EADDRINUSE);
     raw_close(&listener);
     raw_close(&holder);
 }
@@ -235,19 +249,16 @@ TEST(a_local_address_that_is_not_ours) {
     int listener = raw_listen(&any, 8, &target);
     CHECK_OK(kolo_address_parse("192.0.2.1", 0, &foreign)); /* reserved for documentation */
     options.local = &foreign;
-    CHECK_ERROR(fails_with(loop, &target, &options), KOLO_EADDRNOTAVAIL);
+    CHECK_ERROR(refused_at_once(loop, &target, &options), KOLO_EADDRNOTAVAIL);
     raw_close(&listener);
 }
 
 TEST(a_local_address_of_the_other_family) {
     kolo_address any = loopback_v4(0), target, local = loopback_v6(0);
     kolo_connect_options options = KOLO_CONNECT_OPTIONS_INIT;
-    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
-    kolo_tcp stream = 0;
     int listener = raw_listen(&any, 8, &target);
     options.local = &local;
-    CHECK_ERROR(kolo_tcp_connect(loop, &target, &options, &handler, NULL, &stream), KOLO_EINVAL);
-    CHECK_INT(stream, 0);
+    CHECK_ERROR(refused_at_once(loop, &target, &options), KOLO_EINVAL);
     raw_close(&listener);
 }
 
@@ -547,6 +558,41 @@ TEST(no_release_with_bytes_in_the_queue) {
     CHECK_INT(released, -1);
     CHECK_INT(kolo_is_active(loop, end.peer.stream), 1); /* and nothing has changed */
     half_close(loop, &end);
+}
+
+static int late_socket;
+
+static void adopt_too_late(kolo_loop *loop, kolo_handle handle, void *user) {
+    kolo_tcp stream = 0;
+    kolo_listener listener = 0;
+    kolo_stream_handler streaming = KOLO_STREAM_HANDLER_INIT;
+    kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
+    (void)handle;
+    CHECK_ERROR(kolo_tcp_adopt(loop, late_socket, &streaming, NULL, &stream), KOLO_ECANCELED);
+    CHECK(descriptor_is_open(late_socket));
+    CHECK_ERROR(kolo_listener_adopt(loop, *(int *)user, NULL, &listening, NULL, &listener), KOLO_ECANCELED);
+    CHECK(descriptor_is_open(*(int *)user));
+    CHECK_INT(stream, 0);
+    CHECK_INT(listener, 0);
+}
+
+TEST_WITHOUT_LOOP(what_comes_too_late_to_be_adopted_stays_the_callers) {
+    kolo_loop *loop = NULL;
+    kolo_tcp stream = 0;
+    kolo_address any = loopback_v4(0);
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    int sockets[2], others[2], listening = raw_listen(&any, 1, NULL);
+    raw_pair(sockets);
+    raw_pair(others);
+    late_socket = others[0];
+    CHECK_OK(kolo_loop_new(NULL, &loop));
+    CHECK_OK(kolo_tcp_adopt(loop, sockets[0], &handler, NULL, &stream));
+    CHECK_OK(kolo_on_close(loop, stream, adopt_too_late, &listening));
+    CHECK_OK(kolo_loop_free(loop));
+    raw_close(&sockets[1]);
+    raw_close(&others[0]);
+    raw_close(&others[1]);
+    raw_close(&listening);
 }
 
 /* ---- everything in flight ---- */
