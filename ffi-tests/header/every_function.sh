@@ -8,7 +8,7 @@ with_loop=$(grep -oE '\bkolo_[a-z0-9_]+ *\((struct )?kolo_loop \*' <<<"$code" | 
 [ "$(wc -w <<<"$functions")" -gt 50 ] && [ "$(wc -w <<<"$with_loop")" -gt 40 ]
 missing=0
 for function in $functions; do
-    if ! cat "$2"/*.c | grep -qE "\b$function\("; then
+    if ! grep -qE "\b$function\(" "$2"/*.c; then
         echo "    no C test calls $function"
         missing=1
     fi
