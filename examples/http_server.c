@@ -36,6 +36,7 @@
 enum {
     SMALL_FILE_BYTES = 32 * 1024,       /* sent with its header in one copy; a bigger file goes in pieces */
     PIECE_BYTES = 64 * 1024,
+    ACCEPT_QUIET_SECONDS = 3,           /* failures to accept are said once, until it went well for so long */
     LINGER_BYTES_MAX = 1024 * 1024,     /* what a client may still send after our last word */
     LINGER_SECONDS = 2,
     STOP_SECONDS = 5                    /* what replies under way get to finish when the server is stopped */
@@ -78,8 +79,8 @@ static struct {
     struct root root;
     bool quiet;
     bool stopping;
-    bool out_of_descriptors;
     uint64_t idle_ns, request_ns;
+    uint64_t accept_failed_ns; /* when it did last; 0: never */
 } server;
 
 static void say(const char *format, ...)
@@ -356,6 +357,7 @@ static void reply_file(struct connection *c, const struct request *request, int 
             send_next_piece(c); /* leaves together with the header when this callback returns */
     }
 }
+
 /* Answers with the listing of a folder. Takes the descriptor. */
 static void reply_listing(struct connection *c, const struct request *request, int folder, const char *path)
 {
@@ -525,7 +527,7 @@ static bool hold(struct connection *c, const uint8_t *data, size_t length)
 {
     if (c->held_capacity - c->held_length < length) {
         size_t capacity = c->held_length + length;
-        if (capacity < 2 * c->held_capacity)
+        if (capacity < 2 * c->held_capacity && capacity < HEADER_BYTES_MAX)
             capacity = 2 * c->held_capacity; /* a client that sends byte by byte */
         unsigned char *held = realloc(c->held, capacity);
         if (held == NULL) {
@@ -684,7 +686,6 @@ static void on_accept(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, 
     connection_handler.on_timeout = on_timeout;
     connection_handler.on_close = on_close;
     struct connection *c = calloc(1, sizeof *c);
-    server.out_of_descriptors = false;
     if (c == NULL || kolo_stream_attach(loop, stream, &connection_handler, c) < 0) {
         free(c);
         return; /* a stream without a handler is closed now */
@@ -699,15 +700,17 @@ static void on_accept(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, 
         drop(c);
 }
 
-/* The listener lives on and tries again by itself; clients wait in its backlog. */
+/* Out of descriptors, most likely. The listener lives on and tries again by itself; clients wait in its backlog. Said
+ * once, and again only after some time without. */
 static void on_listener_error(kolo_loop *loop, kolo_listener listener, int error, void *user)
 {
-    (void)loop;
+    uint64_t now_ns;
     (void)listener;
     (void)user;
-    if (!server.out_of_descriptors)
+    check(kolo_loop_now(loop, &now_ns), "ask for the time");
+    if (server.accept_failed_ns == 0 || now_ns - server.accept_failed_ns > ACCEPT_QUIET_SECONDS * SECOND_NS)
         say("http_server: accept: %s (%s); serving those who are here", kolo_strerror(error), kolo_error_name(error));
-    server.out_of_descriptors = true;
+    server.accept_failed_ns = now_ns;
 }
 
 /* ---- stopping ------------------------------------------------------------------------------------------------------ */

@@ -7,7 +7,8 @@ static bool is_token(struct text text)
 {
     for (size_t i = 0; i < text.length; i++) {
         char c = text.at[i];
-        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9') || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL)))
+        if (!((c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9')
+              || (c != '\0' && strchr("!#$%&'*+-.^_`|~", c) != NULL)))
             return false;
     }
     return text.length > 0;

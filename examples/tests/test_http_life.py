@@ -213,7 +213,6 @@ def running_out_of_descriptors_is_reported_once_and_survived():
                 earlier = reports()
                 clients = [server.client() for _ in range(room + 20)]  # the last 20 wait in the backlog
                 wait_until(lambda: reports() > earlier and server.descriptors() == limit, "the report")
-                expect_equal(reports(), earlier + 1, "reports in episode", episode)
                 clients[0].send(get("*", method="OPTIONS"))
                 expect_equal(clients[0].reply().status, 204, "who is connected is served")
                 ticks = server.cpu_ticks()
@@ -223,7 +222,6 @@ def running_out_of_descriptors_is_reported_once_and_survived():
                 clients[0].send(get("/file"))
                 reply = clients[0].reply()
                 expect_equal((reply.status, reply["connection"]), (503, "close"), "no descriptor for the file")
-                # From here on descriptors come free one by one: each accept ends an episode, and may begin another.
                 for client in clients[:30]:
                     client.close()
                 wait_until(lambda: server.descriptors() == limit - 10, "all who waited are accepted")
@@ -232,6 +230,8 @@ def running_out_of_descriptors_is_reported_once_and_survived():
                     expect_equal(client.reply().body, b"inside", "who waited is served")
                     client.close()
                 wait_until(lambda: server.descriptors() == limit - room, "descriptors as before")
+                if episode == 1:
+                    time.sleep(4)  # after some time without, the next one is news again
 
 
 @test
@@ -241,14 +241,16 @@ def ctrl_c_finishes_the_replies_under_way():
         write_file(root, "big", content)
         write_file(root, "small", b"small")
         with HttpServer(root, quiet=False) as server:
+            before = server.descriptors()
             with (server.client(receive_buffer=4096) as slow, server.client() as idle, server.client() as new,
                   server.client() as half):
                 slow.send(get("/big") + get("/small"))
                 expect(slow._more())
                 idle.send(get("/small"))
                 expect_equal(idle.reply().body, b"small")
-                half.send(b"GET /small HTTP/1.1\r\n")
-                new.send(b"\r\n")
+                half.send(get("/small") + b"GET /small HTTP/1.1\r\n")
+                expect_equal(half.reply().body, b"small")
+                wait_until(lambda: server.descriptors() == before + 5, "four connections and a file")
                 server.signal(signal.SIGINT)
                 server.wait_line("Stopping: 1 replies", "err")
                 for client in (idle, new, half):
