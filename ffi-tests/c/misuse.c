@@ -5,6 +5,7 @@
 
 #include <signal.h>
 #include <sys/socket.h>
+#include <sys/wait.h>
 
 /* ---- callbacks that must never be heard ---- */
 static void no_timer(kolo_loop *loop, kolo_timer timer, void *user) { (void)loop, (void)timer, (void)user; }
@@ -764,6 +765,66 @@ TEST(what_is_refused_inside_a_walk) {
     CHECK_OK(kolo_loop_walk(loop, free_in_walk, &calls));
     CHECK_INT(calls, 1);
     check_works(loop);
+}
+
+static void open_while_freed(kolo_loop *loop, kolo_handle handle, void *user) {
+    (void)handle;
+    for (size_t i = 0; i < LOOP_CALLS; i++) {
+        if (strstr(loop_calls[i].name, "_open") == NULL && strstr(loop_calls[i].name, "tcp") == NULL &&
+            loop_calls[i].call != call_defer)
+            continue;
+        check_call(loop_calls[i].name, "while the loop is freed", loop_calls[i].call(loop), KOLO_ECANCELED);
+    }
+    ++*(int *)user;
+}
+
+TEST_WITHOUT_LOOP(nothing_can_be_opened_while_the_loop_is_freed) {
+    kolo_loop *loop = NULL;
+    kolo_timer timer = 0;
+    int calls = 0, descriptors;
+    open_spare();
+    descriptors = open_descriptors();
+    CHECK_OK(kolo_loop_new(NULL, &loop));
+    CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &timer));
+    CHECK_OK(kolo_on_close(loop, timer, open_while_freed, &calls));
+    CHECK_OK(kolo_loop_free(loop));
+    CHECK_INT(calls, 1);
+    CHECK_INT(open_descriptors(), descriptors);
+    close_spare();
+}
+
+/* ---- forks ---- */
+
+TEST(a_forked_child_is_told_so_by_every_function) {
+    kolo_handle handles[KINDS];
+    open_spare();
+    for (int k = 0; k < KINDS; k++) handles[k] = open_kind(loop, all_kinds[k]);
+    fflush(NULL);
+    pid_t child = SYSTEM(fork());
+    if (child == 0) {
+        for (size_t i = 0; i < LOOP_CALLS; i++)
+            if (loop_calls[i].call != kolo_loop_fork && loop_calls[i].call != call_driver_name)
+                check_call(loop_calls[i].name, "in a forked child", loop_calls[i].call(loop), KOLO_EFORKED);
+        for (int k = 0; k < KINDS; k++)
+            for (size_t i = 0; i < HANDLE_CALLS; i++)
+                check_call(handle_calls[i].name, "in a forked child", handle_calls[i].call(loop, handles[k]),
+                           KOLO_EFORKED);
+        CHECK_OK(kolo_loop_fork(loop));
+        for (int k = 0; k < KINDS; k++) CHECK_OK(kolo_close(loop, handles[k]));
+        run_to_end(loop);
+        check_works(loop);
+        CHECK_OK(kolo_loop_free(loop));
+        _exit(0);
+    }
+    int status = 0;
+    SYSTEM(waitpid(child, &status, 0));
+    CHECK(WIFEXITED(status));
+    CHECK_INT(WEXITSTATUS(status), 0);
+    for (int k = 0; k < KINDS; k++) CHECK_OK(kolo_close(loop, handles[k]));
+    run_to_end(loop);
+    check_works(loop);
+    raw_close(&tcp_other_end);
+    close_spare();
 }
 
 TEST_WITHOUT_LOOP(freeing_twice) {

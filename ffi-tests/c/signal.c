@@ -346,6 +346,37 @@ TEST(signals_of_the_program_do_not_disturb_the_wait) {
     CHECK_INT(pthread_join(thread, NULL), 0);
 }
 
+static void *interrupt_near_the_end(void *argument) {
+    usleep(*(useconds_t *)argument);
+    SYSTEM(kill(getpid(), SIGUSR1));
+    return NULL;
+}
+
+TEST(an_interrupted_wait_goes_on_for_what_is_left) {
+    /* The signal comes when most of the wait is over. Were the wait begun anew, the timer would be that much late, in
+     * every round; a slow machine is late in some. */
+    struct sigaction own;
+    bool on_time = false;
+    memset(&own, 0, sizeof own);
+    own.sa_handler = ignore_it;
+    SYSTEM(sigaction(SIGUSR1, &own, NULL));
+    for (int round = 0; round < 10 && !on_time; round++) {
+        kolo_timer timer = 0;
+        pthread_t thread;
+        useconds_t pause = 250000;
+        int fired = 0;
+        CHECK_OK(kolo_timer_open(loop, fired_once, &fired, &timer));
+        CHECK_INT(pthread_create(&thread, NULL, interrupt_near_the_end, &pause), 0);
+        uint64_t start = clock_ns();
+        CHECK_OK(kolo_timer_start(loop, timer, MILLISECONDS(300), 0));
+        RUN_UNTIL(loop, fired == 1);
+        on_time = clock_ns() - start < MILLISECONDS(500);
+        CHECK_INT(pthread_join(thread, NULL), 0);
+        CHECK_OK(kolo_close(loop, timer));
+    }
+    CHECK(on_time);
+}
+
 TEST(an_unreferenced_signal_does_not_hold_the_loop) {
     record one;
     open_record(loop, &one, SIGINT);

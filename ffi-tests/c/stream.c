@@ -1270,7 +1270,51 @@ TEST(no_write_stall_timeout_without_a_queue) {
     half_close(loop, &end);
 }
 
-TEST(timeouts_set_in_their_own_callback_and_beyond_all_time) {
+typedef struct late_write {
+    kolo_stream stream;
+    uint64_t written_at, stall;
+    bool fired, early;
+} late_write;
+
+static void busy_then_write(kolo_loop *loop, kolo_timer timer, void *user) {
+    static uint8_t block[8 * 1024 * 1024];
+    late_write *me = user;
+    (void)timer;
+    busy_wait_ns(4 * me->stall);
+    me->written_at = clock_ns();
+    CHECK(kolo_stream_write(loop, me->stream, block, sizeof block) >= 0);
+}
+
+static void note_stall(kolo_loop *loop, kolo_stream stream, int which, void *user) {
+    late_write *me = user;
+    (void)loop, (void)stream;
+    CHECK_INT(which, KOLO_TIMEOUT_WRITE);
+    if (!me->fired) me->early = clock_ns() < me->written_at + me->stall;
+    me->fired = true;
+}
+
+TEST(a_write_stall_counts_from_the_write_not_from_the_turn) {
+    /* The callback took long before it wrote; the peer gets its whole time all the same. */
+    half end;
+    late_write me = {0, 0, MILLISECONDS(20), false, false};
+    kolo_stream_handler handler = peer_handler();
+    kolo_timer timer = 0;
+    half_open(loop, &end);
+    handler.on_timeout = note_stall;
+    handler.on_close = NULL;
+    me.stream = end.peer.stream;
+    CHECK_OK(kolo_stream_set_timeouts(loop, me.stream, 0, me.stall));
+    CHECK_OK(kolo_stream_attach(loop, me.stream, &handler, &me));
+    CHECK_OK(kolo_timer_open(loop, busy_then_write, &me, &timer));
+    CHECK_OK(kolo_timer_start(loop, timer, 0, 0));
+    RUN_UNTIL(loop, me.fired);
+    CHECK(!me.early);
+    CHECK_OK(kolo_close(loop, me.stream));
+    run_to_end(loop);
+    raw_close(&end.socket);
+}
+
+TEST(timeouts_beyond_all_time) {
     half end;
     kolo_timer timer = 0;
     int fired = 0;

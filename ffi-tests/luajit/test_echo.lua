@@ -86,6 +86,7 @@ test("idle_connections_are_closed", function()
     local loop = kolo.new_loop()
     local ended = false
     local handler = loop:handler("kolo_stream_handler", {
+        on_data = function() end, -- without it the stream would not read, and not see the end
         on_end = function(raw, stream)
             ended = true
             check(lib.kolo_close(raw, stream))
