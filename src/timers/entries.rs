@@ -1,4 +1,5 @@
-//! The wheel's queue entries and where they lie: unordered lists of fixed-size chunks, and the pool chunks come from.
+//! The wheel's queue entries and where they lie: unordered lists of fixed-size chunks, and the pool
+//! chunks come from.
 
 use std::mem;
 
@@ -9,11 +10,13 @@ pub(super) struct Entry {
     pub(super) node: u32,
 }
 
-/// Entries per chunk. With its header a chunk is one KiB: large enough that linking and allocating cost little per
-/// entry, small enough that the partly filled chunk of each occupied slot wastes little.
+/// Entries per chunk. With its header a chunk is one KiB: large enough that linking and allocating
+/// cost little per entry, small enough that the partly filled chunk of each occupied slot wastes
+/// little.
 const CHUNK_ENTRIES: usize = 84;
 
-/// Chunks that the pool keeps even when none is in use, so that a loop with few timers does not allocate per timer.
+/// Chunks that the pool keeps even when none is in use, so that a loop with few timers does not
+/// allocate per timer.
 pub(super) const SPARE_CHUNKS_MIN: usize = 16;
 
 /// A contiguous run of entries, in two arrays since a struct of 12 bytes would be padded to 16.
@@ -39,8 +42,8 @@ impl Chunk {
 
 /// An unordered list of entries that knows their earliest deadline.
 ///
-/// Only the first chunk is partly filled. Walking the list touches memory in runs of a chunk, where a list linked
-/// through the nodes would miss the cache at every step.
+/// Only the first chunk is partly filled. Walking the list touches memory in runs of a chunk, where
+/// a list linked through the nodes would miss the cache at every step.
 pub(super) struct EntryList {
     head: Option<Box<Chunk>>,
     deadline_min: u64,
@@ -91,7 +94,8 @@ impl EntryList {
         mem::replace(self, EntryList::EMPTY)
     }
 
-    /// Unlinks the first chunk. The caller reads it and hands it back to the pool; `deadline_min` is left as it was.
+    /// Unlinks the first chunk. The caller reads it and hands it back to the pool; `deadline_min`
+    /// is left as it was.
     pub(super) fn pop_chunk(&mut self) -> Option<Box<Chunk>> {
         let mut chunk = self.head.take()?;
         self.head = chunk.next.take();
@@ -115,13 +119,15 @@ impl EntryList {
 }
 
 impl Drop for EntryList {
-    /// Chunk by chunk: the derived drop would recurse once per chunk, and overflow the stack on a long list.
+    /// Chunk by chunk: the derived drop would recurse once per chunk, and overflow the stack on a
+    /// long list.
     fn drop(&mut self) {
         while self.pop_chunk().is_some() {}
     }
 }
 
-/// Empty chunks kept for reuse, never more than are in use plus [`SPARE_CHUNKS_MIN`]; the rest go back to the allocator.
+/// Empty chunks kept for reuse, never more than are in use plus [`SPARE_CHUNKS_MIN`]; the rest go
+/// back to the allocator.
 pub(super) struct ChunkPool {
     spare: EntryList,
     spare_count: usize,

@@ -25,8 +25,9 @@ impl Due {
 }
 
 impl<P: Copy> Wheel<P> {
-    /// Opens an expiry phase: what is armed now with a deadline of `now` or earlier is due in it. What is armed later
-    /// is due in the next phase at the earliest. Time that goes back is taken as time that stands still.
+    /// Opens an expiry phase: what is armed now with a deadline of `now` or earlier is due in it.
+    /// What is armed later is due in the next phase at the earliest. Time that goes back is taken
+    /// as time that stands still.
     pub(crate) fn begin_expiry(&mut self, now: u64) {
         self.now = self.now.max(now);
         self.in_phase = true;
@@ -36,7 +37,8 @@ impl<P: Copy> Wheel<P> {
             self.place_all(held);
         }
         if self.due_head < self.due.len() {
-            // The batch is not used up: what has come to its tick since must be put in order with it.
+            // The batch is not used up: what has come to its tick since must be put in order with
+            // it.
             let slot = self.position as usize % SLOTS_PER_LEVEL;
             if self.slots[slot].deadline_min() <= self.now {
                 self.compact_batch();
@@ -45,9 +47,9 @@ impl<P: Copy> Wheel<P> {
         }
     }
 
-    /// Takes the next timer that is due in this phase, earliest deadline first, then in start order, and disarms it.
-    /// `None` ends the phase. Until then any other method may be called; a timer that is disarmed, removed or re-armed
-    /// before its turn has come is not taken.
+    /// Takes the next timer that is due in this phase, earliest deadline first, then in start
+    /// order, and disarms it. `None` ends the phase. Until then any other method may be called; a
+    /// timer that is disarmed, removed or re-armed before its turn has come is not taken.
     #[inline]
     pub(crate) fn pop_expired(&mut self) -> Option<Expired<P>> {
         if !self.in_phase {
@@ -83,7 +85,8 @@ impl<P: Copy> Wheel<P> {
         self.bound_stale();
     }
 
-    /// Turns the wheel to the next slot that has something due, and gathers that. False: nothing more is due.
+    /// Turns the wheel to the next slot that has something due, and gathers that. False: nothing
+    /// more is due.
     fn advance(&mut self) -> bool {
         self.clear_batch();
         let target = self.now >> TICK_BITS;
@@ -103,7 +106,8 @@ impl<P: Copy> Wheel<P> {
                     return true;
                 }
             } else {
-                // Straight to the first entry, not to the slot's beginning: a lone timer skips the levels between.
+                // Straight to the first entry, not to the slot's beginning: a lone timer skips the
+                // levels between.
                 self.position = target.min(deadline_min >> TICK_BITS);
                 let cascading = self.take_slot(slot);
                 self.place_all(cascading);
@@ -172,7 +176,6 @@ impl<P: Copy> Wheel<P> {
             return;
         }
         let mut due = mem::take(&mut self.due);
-        due.drain(..self.due_head);
         due.retain(|due| self.is_due(due));
         self.due_head = 0;
         self.due_compacted = due.len();

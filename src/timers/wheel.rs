@@ -25,12 +25,14 @@ impl TimerKey {
     pub(crate) const NONE: TimerKey = TimerKey(u32::MAX);
 }
 
-/// What a node is, as bits of its byte in `Wheel::states`. These bytes are apart from the nodes so that disarming a
-/// timer, and dropping its entry, need not touch its node: of a million timers they fit the cache, the nodes do not.
+/// What a node is, as bits of its byte in `Wheel::states`. These bytes are apart from the nodes so
+/// that disarming a timer, and dropping its entry, need not touch its node: of a million timers
+/// they fit the cache, the nodes do not.
 pub(super) mod state {
     /// Due at the node's deadline. Without `QUEUED`: it is in the batch of due timers.
     pub(crate) const ARMED: u8 = 1;
-    /// The node has an entry, at `Node::queued`. Without `ARMED` the entry is dead, but arming again can revive it.
+    /// The node has an entry, at `Node::queued`. Without `ARMED` the entry is dead, but arming
+    /// again can revive it.
     pub(crate) const QUEUED: u8 = 2;
     /// No timer's: waits for the next `add`.
     pub(crate) const FREE: u8 = 4;
@@ -62,7 +64,8 @@ pub(crate) struct Wheel<P> {
     pub(super) nodes: Vec<Node<P>>,
     /// A byte of [`state`] bits per node.
     pub(super) states: Vec<u8>,
-    /// The free nodes; the last freed is the first reused, for it may have an entry that the next timer can use.
+    /// The free nodes; the last freed is the first reused, for it may have an entry that the next
+    /// timer can use.
     pub(super) free: Vec<u32>,
     pub(super) slots: Box<[EntryList; LEVELS * SLOTS_PER_LEVEL]>,
     /// A bit per slot that is not empty.
@@ -76,7 +79,8 @@ pub(crate) struct Wheel<P> {
     pub(super) in_phase: bool,
     /// The last place in start order that can be due in the current phase.
     pub(super) phase_start: u64,
-    /// Entries of timers that were armed in the current phase, with a deadline in it: due in the next one.
+    /// Entries of timers that were armed in the current phase, with a deadline in it: due in the
+    /// next one.
     pub(super) held: EntryList,
     /// What was due in the slot reached last, in order from `due_head` on.
     pub(super) due: Vec<Due>,
@@ -163,8 +167,8 @@ impl<P: Copy> Wheel<P> {
         }
     }
 
-    /// Makes a timer due at `deadline`, whether or not it was armed, and the last in start order. A `deadline` that is
-    /// over makes it due in the next phase to begin.
+    /// Makes a timer due at `deadline`, whether or not it was armed, and the last in start order. A
+    /// `deadline` that is over makes it due in the next phase to begin.
     #[inline]
     pub(crate) fn arm(&mut self, key: TimerKey, deadline: u64) {
         let state = &mut self.states[key.0 as usize];
@@ -220,8 +224,9 @@ impl<P: Copy> Wheel<P> {
 
     /// The earliest deadline of an armed timer; `None` if none is armed.
     ///
-    /// Exact as long as no timer was disarmed, removed or re-armed while it waited. What such a timer left behind can
-    /// make the answer earlier than that, but only until a phase with that time has been drained.
+    /// Exact as long as no timer was disarmed, removed or re-armed while it waited. What such a
+    /// timer left behind can make the answer earlier than that, but only until a phase with that
+    /// time has been drained.
     #[inline]
     pub(crate) fn next_deadline(&mut self) -> Option<u64> {
         if self.armed == 0 {
@@ -263,8 +268,8 @@ impl<P: Copy> Wheel<P> {
         (((self.position >> shift) & !(SLOTS_PER_LEVEL as u64 - 1)) | index) << shift
     }
 
-    /// The slot where a deadline belongs, seen from the wheel's position: on the level of the highest group of bits in
-    /// which the two differ.
+    /// The slot where a deadline belongs, seen from the wheel's position: on the level of the
+    /// highest group of bits in which the two differ.
     #[inline]
     pub(super) fn slot_of(&self, deadline: u64) -> usize {
         let tick = (deadline >> TICK_BITS).max(self.position);
@@ -342,8 +347,9 @@ impl<P: Copy> Wheel<P> {
         self.superseded = 0;
     }
 
-    /// A disarmed node loses all its entries in a sweep; an armed one keeps one that is at the deadline it is queued for
-    /// (superseded ones may be there too). The node itself is only looked at where there are superseded entries.
+    /// A disarmed node loses all its entries in a sweep; an armed one keeps one that is at the
+    /// deadline it is queued for (superseded ones may be there too). The node itself is only looked
+    /// at where there are superseded entries.
     #[inline]
     fn survives_sweep(&mut self, entry: Entry) -> bool {
         let state = &mut self.states[entry.node as usize];
@@ -364,10 +370,6 @@ impl<P: Copy> Wheel<P> {
     /// Gives all memory back; for when no node is in use.
     #[cold]
     fn clear(&mut self) {
-        let in_phase = self.in_phase;
-        *self = Wheel {
-            in_phase,
-            ..Wheel::new(self.now)
-        };
+        *self = Wheel::new(self.now);
     }
 }
