@@ -226,13 +226,14 @@ impl Loop {
                 return;
             };
             let callback = state.callback.take();
-            if state.period == 0 {
-                core.handles.set_active(timer.0, false);
-            } else {
-                // The first deadline of its phase that is not over yet.
-                state.overrun = now.saturating_sub(deadline) / state.period;
-                let periods = state.period.saturating_mul(state.overrun + 1);
-                core.wheel.arm(key, deadline.saturating_add(periods));
+            match now.saturating_sub(deadline).checked_div(state.period) {
+                None => core.handles.set_active(timer.0, false),
+                Some(overrun) => {
+                    // The first deadline of its phase that is not over yet.
+                    state.overrun = overrun;
+                    let periods = state.period.saturating_mul(overrun + 1);
+                    core.wheel.arm(key, deadline.saturating_add(periods));
+                }
             }
             callback
         };

@@ -155,11 +155,6 @@ impl Slot {
         }
     }
 
-    /// Whether [`Slot::collect`] would give something.
-    pub fn is_pending(&self) -> bool {
-        TABLE[self.at].pending.load(Ordering::Relaxed) != 0
-    }
-
     /// The signals that came since, as bits `number - 1`.
     pub fn collect(&self) -> u64 {
         TABLE[self.at].pending.swap(0, Ordering::SeqCst)

@@ -1,7 +1,9 @@
 //! Unix.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, RawFd};
+#[cfg(feature = "capi")]
+use std::os::fd::{FromRawFd, IntoRawFd};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use socket2::Socket;
 
@@ -28,6 +30,7 @@ pub(crate) fn borrow<'a>(descriptor: Descriptor) -> BorrowedFd<'a> {
 ///
 /// The user's promise, given by calling the API that leads here, is that the descriptor is open
 /// and from now on kolo's.
+#[cfg(feature = "capi")]
 pub(crate) fn take_socket(descriptor: Descriptor) -> io::Result<Socket> {
     if descriptor < 0 || !is_open(descriptor) {
         return Err(io::Error::from_raw_os_error(libc::EBADF));
@@ -42,6 +45,7 @@ pub(crate) fn is_open(descriptor: Descriptor) -> bool {
 }
 
 /// Hands a socket out of kolo.
+#[cfg(feature = "capi")]
 pub(crate) fn give_socket(socket: Socket) -> Descriptor {
     socket.into_raw_fd()
 }
@@ -113,8 +117,8 @@ pub(crate) fn write_event(descriptor: Descriptor) {
 pub(crate) fn has_heavy_barrier() -> bool {
     use once_cell::sync::Lazy;
     static REGISTERED: Lazy<bool> = Lazy::new(|| {
-        // SAFETY: membarrier takes numbers only. Registering is asked for once a process.
         let command = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+        // SAFETY: membarrier takes numbers only. Registering is asked for once a process.
         unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
     });
     *REGISTERED

@@ -1,7 +1,9 @@
 //! Windows. Type-checked and linted; what the system lacks answers `ENOTSUP` above.
 
 use std::io::{self, IoSlice};
-use std::os::windows::io::{AsRawSocket, BorrowedSocket, FromRawSocket, IntoRawSocket, RawSocket};
+#[cfg(feature = "capi")]
+use std::os::windows::io::{FromRawSocket, IntoRawSocket};
+use std::os::windows::io::{AsRawSocket, BorrowedSocket, RawSocket};
 use std::time::Instant;
 
 use once_cell::sync::Lazy;
@@ -30,6 +32,7 @@ pub(crate) fn borrow<'a>(descriptor: Descriptor) -> BorrowedSocket<'a> {
 
 /// Takes over a socket that the user hands in, who promises that it is open and from now on
 /// kolo's.
+#[cfg(feature = "capi")]
 pub(crate) fn take_socket(descriptor: Descriptor) -> io::Result<Socket> {
     if !is_open(descriptor) {
         return Err(io::Error::from_raw_os_error(10038));
@@ -43,6 +46,7 @@ pub(crate) fn is_open(descriptor: Descriptor) -> bool {
 }
 
 /// Hands a socket out of kolo.
+#[cfg(feature = "capi")]
 pub(crate) fn give_socket(socket: Socket) -> Descriptor {
     socket.into_raw_socket()
 }
