@@ -173,6 +173,7 @@ impl Error {
     }
 
     /// The error that the last failed system call of this thread left.
+    #[cfg(unix)]
     pub(crate) fn last() -> Error {
         Error::from_system(io::Error::last_os_error().raw_os_error().unwrap_or(0))
     }

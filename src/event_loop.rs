@@ -22,7 +22,7 @@ use std::time::Duration;
 
 use crate::driver::{AnyDriver, Completion, Driver};
 use crate::error::{Code, Result};
-use crate::handles::{Body, Flags, Handles, Id, Kind, Slot};
+use crate::handles::{Body, Flags, Handles, Id, Kind};
 use crate::hook::HookKind;
 use crate::metrics::Meter;
 use crate::net::listener::ListenerHandler;
@@ -68,6 +68,7 @@ pub(crate) enum Deferred {
     Task(Box<dyn Task>),
     /// The stream has something to tell: see `Loop::stream_events`.
     Stream(Id),
+    #[cfg_attr(not(unix), allow(dead_code))] // no signals there
     Signal(Id, i32),
     Waker(Id),
 }
@@ -128,6 +129,8 @@ pub struct Loop {
     running: Cell<bool>,
     stopping: Cell<bool>,
     fork_generation: Cell<u32>,
+    #[cfg(feature = "capi")]
+    embedder: Cell<*mut ()>,
 }
 
 impl Loop {
@@ -171,6 +174,8 @@ impl Loop {
             running: Cell::new(false),
             stopping: Cell::new(false),
             fork_generation: Cell::new(sys::fork::generation()),
+            #[cfg(feature = "capi")]
+            embedder: Cell::new(std::ptr::null_mut()),
         })
     }
 
@@ -379,8 +384,7 @@ impl Loop {
     /// see [`Loop::backend_timeout`].
     ///
     /// Errors: [`Code::ENOTSUP`] where the system has none.
-    #[cfg(unix)]
-    pub fn backend_descriptor(&self) -> Result<std::os::fd::RawFd> {
+    pub fn backend_descriptor(&self) -> Result<crate::RawSocket> {
         self.core()?
             .driver
             .backend_descriptor()
@@ -424,6 +428,29 @@ impl Loop {
             return Err(Code::EFORKED.into());
         }
         Ok(self.core.borrow_mut())
+    }
+
+    /// An error in a forked child before [`Loop::forked`].
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if self.fork_generation.get() != sys::fork::generation() {
+            return Err(Code::EFORKED.into());
+        }
+        Ok(())
+    }
+
+    /// A word that whoever embeds the loop in something of its own keeps in it, to find that
+    /// from the `&Loop` that callbacks get.
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn embedder(&self) -> *mut () {
+        self.embedder.get()
+    }
+
+    #[cfg(feature = "capi")]
+    pub(crate) fn set_embedder(&self, word: *mut ()) {
+        self.embedder.set(word);
     }
 
     /// A new handle.
@@ -478,16 +505,16 @@ impl Loop {
         &self,
         id: Id,
         lent: Option<T>,
-        slot: Slot<T>,
+        slot: impl Fn(&mut Body) -> Option<&mut Option<T>>,
         run: impl FnOnce(&Loop, &mut T) -> R,
     ) -> Option<R> {
-        struct Lent<'a, T> {
+        struct Lent<'a, T, S: Fn(&mut Body) -> Option<&mut Option<T>>> {
             lp: &'a Loop,
             id: Id,
             what: Option<T>,
-            slot: Slot<T>,
+            slot: S,
         }
-        impl<T> Drop for Lent<'_, T> {
+        impl<T, S: Fn(&mut Body) -> Option<&mut Option<T>>> Drop for Lent<'_, T, S> {
             #[inline]
             fn drop(&mut self) {
                 let mut core = self.lp.leave_callback();
@@ -735,8 +762,10 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
     }
 }
 
-impl Drop for Loop {
-    fn drop(&mut self) {
+impl Loop {
+    /// Closes everything, and tells those concerned. All of the user's code that runs because a
+    /// loop goes runs in here, through a shared reference: it may call the loop.
+    pub(crate) fn end(&self) {
         let posted = {
             let mut core = self.core.borrow_mut();
             core.ending = true;
@@ -759,6 +788,12 @@ impl Drop for Loop {
                 Some(Deferred::Stream(_) | Deferred::Signal(..) | Deferred::Waker(_)) => {}
             }
         }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

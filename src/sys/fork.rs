@@ -4,9 +4,12 @@
 //! changed for the parent. So a loop that finds itself in a child answers `EFORKED` until it was
 //! given kernel objects of its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+#[cfg(target_os = "linux")]
+use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
+#[cfg(target_os = "linux")]
 static EVER: AtomicBool = AtomicBool::new(false);
 
 /// How many forks lie between this process and the first that used kolo.
@@ -16,6 +19,7 @@ pub(crate) fn generation() -> u32 {
 }
 
 /// Whether this process has forked, or is a fork.
+#[cfg(target_os = "linux")]
 pub(crate) fn ever_forked() -> bool {
     EVER.load(Ordering::Relaxed)
 }
@@ -25,6 +29,7 @@ pub(crate) fn notice() {
     #[cfg(unix)]
     {
         extern "C" fn prepare() {
+            #[cfg(target_os = "linux")]
             EVER.store(true, Ordering::Relaxed);
         }
         extern "C" fn child() {

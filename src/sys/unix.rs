@@ -1,9 +1,9 @@
 //! Unix.
 
 use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 #[cfg(feature = "capi")]
 use std::os::fd::{FromRawFd, IntoRawFd};
-use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 
 use socket2::Socket;
 

@@ -1,9 +1,9 @@
 //! Windows. Type-checked and linted; what the system lacks answers `ENOTSUP` above.
 
 use std::io::{self, IoSlice};
+use std::os::windows::io::{AsRawSocket, BorrowedSocket, RawSocket};
 #[cfg(feature = "capi")]
 use std::os::windows::io::{FromRawSocket, IntoRawSocket};
-use std::os::windows::io::{AsRawSocket, BorrowedSocket, RawSocket};
 use std::time::Instant;
 
 use once_cell::sync::Lazy;
