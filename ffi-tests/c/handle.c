@@ -381,7 +381,7 @@ TEST(walk_ends_when_the_callback_says_so) {
     zoo_open(loop, &all);
     memset(&me, 0, sizeof me);
     me.stop_after = 3;
-    CHECK(kolo_loop_walk(loop, visit, &me) >= 0);
+    CHECK_INT(kolo_loop_walk(loop, visit, &me), 1);
     CHECK_INT(me.count, 3);
     for (int i = 0; i < KINDS; i++) CHECK_OK(kolo_close(loop, all.handles[i]));
     run_to_end(loop);

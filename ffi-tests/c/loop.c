@@ -278,7 +278,7 @@ static void count_hook(kolo_loop *loop, kolo_hook hook, void *user) {
     ++*(int *)user;
 }
 
-TEST(deferring_in_a_deferred_function_is_for_the_next_turn) {
+TEST(deferring_in_a_deferred_function_is_for_a_later_phase) {
     kolo_hook check = 0;
     int turns = 0;
     CHECK_OK(kolo_hook_open(loop, KOLO_HOOK_CHECK, count_hook, &turns, &check));
@@ -288,7 +288,7 @@ TEST(deferring_in_a_deferred_function_is_for_the_next_turn) {
     CHECK_OK(kolo_loop_defer(loop, defer_again, NULL));
     run_to_end(loop); /* never waits: a deferred function is always due */
     CHECK_INT(deferred_left, 0);
-    CHECK_INT(turns, 20);
+    CHECK(turns >= 10); /* the loop went round meanwhile: a turn has two such phases at most */
 }
 
 TEST_WITHOUT_LOOP(deferred_functions_hear_of_the_end_of_the_loop) {

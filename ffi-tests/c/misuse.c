@@ -544,6 +544,7 @@ TEST(null_pointers_and_callbacks) {
     kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     kolo_buffer buffer = {"x", 1}, hollow = {NULL, 5};
+    uint32_t bytes = 0;
     int descriptors;
     open_spare();
     for (int k = 0; k < KINDS; k++) handles[k] = open_kind(loop, all_kinds[k]);
@@ -587,6 +588,8 @@ TEST(null_pointers_and_callbacks) {
     CHECK_ERROR(kolo_tcp_adopt(loop, spare_pair[0], NULL, NULL, &out), KOLO_EINVAL);
     CHECK_ERROR(kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, NULL), KOLO_EINVAL);
     CHECK_ERROR(kolo_tcp_release(loop, stream, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_buffers(loop, stream, NULL, &bytes), KOLO_EINVAL);
+    CHECK_ERROR(kolo_tcp_buffers(loop, stream, &bytes, NULL), KOLO_EINVAL);
     CHECK_ERROR(kolo_tcp_local(loop, stream, NULL), KOLO_EINVAL);
     CHECK_ERROR(kolo_tcp_peer(loop, stream, NULL), KOLO_EINVAL);
     CHECK_ERROR(kolo_tcp_socket(loop, stream, NULL), KOLO_EINVAL);
@@ -698,6 +701,14 @@ TEST(enumerations_that_there_are_not) {
     check_works(loop);
 }
 
+TEST_WITHOUT_LOOP(a_watchdog_without_a_callback) {
+    kolo_loop_options options = KOLO_LOOP_OPTIONS_INIT;
+    kolo_loop *loop = NULL;
+    options.slow_callback_ns = 1;
+    CHECK_ERROR(kolo_loop_new(&options, &loop), KOLO_EINVAL);
+    CHECK(loop == NULL);
+}
+
 TEST(a_backoff_that_contradicts_itself) {
     kolo_address any = loopback_v4(0);
     kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
@@ -725,6 +736,7 @@ static void misuse_in_callback(kolo_loop *loop, kolo_timer timer, void *user) {
     CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
     CHECK_ERROR(kolo_loop_run(loop, KOLO_RUN_NOWAIT), KOLO_EBUSY);
     CHECK_ERROR(kolo_loop_detach_thread(loop), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_fork(loop), KOLO_EBUSY);
     CHECK_OK(kolo_close(loop, timer));
     CHECK_ERROR(kolo_close(loop, timer), KOLO_EBADF);
     check_all_refuse(loop, timer, "closed in its own callback");
@@ -754,6 +766,7 @@ static int free_in_walk(kolo_loop *loop, kolo_handle handle, int kind, void *use
     (void)handle, (void)kind;
     CHECK_ERROR(kolo_loop_free(loop), KOLO_EBUSY);
     CHECK_ERROR(kolo_loop_run(loop, KOLO_RUN_NOWAIT), KOLO_EBUSY);
+    CHECK_ERROR(kolo_loop_detach_thread(loop), KOLO_EBUSY);
     ++*(int *)user;
     return 0;
 }
