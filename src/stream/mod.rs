@@ -15,8 +15,8 @@ use crate::handles::{Body, Handles, Id};
 
 pub(crate) use sending::flush;
 pub use writes::Payload;
-pub(crate) use writes::{Gathered, WriteCallback, Writes};
-use writes::{OwnedWrite, Payloads, Watermarks, WATERMARKS};
+pub(crate) use writes::{Gathered, Payloads, WriteCallback, Writes};
+use writes::{OwnedWrite, Watermarks, WATERMARKS};
 
 /// Which of a stream's timeouts ran out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -90,6 +90,12 @@ pub trait StreamHandler: 'static {
 
     /// So many bytes came into the memory given last. Instead of `on_data`.
     fn on_received(&mut self, _lp: &Loop, _stream: Stream, _length: usize) {}
+
+    /// A word that the C ABI keeps with its handlers.
+    #[doc(hidden)]
+    fn embedder(&self) -> *mut () {
+        std::ptr::null_mut()
+    }
 }
 
 impl<F: FnMut(&Loop, Stream, &[u8]) + 'static> StreamHandler for F {
@@ -310,6 +316,14 @@ impl Stream {
         // Its destructor may call the loop.
         drop(former);
         Ok(())
+    }
+
+    /// The word that the handler in place keeps; `None` without one, and while it runs.
+    #[cfg(feature = "capi")]
+    pub(crate) fn embedder(self, lp: &Loop) -> Result<Option<*mut ()>> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        Ok(stream.handler.as_ref().map(|handler| handler.embedder()))
     }
 
     /// Reads, after a [`Stream::read_stop`]; or from the start, for a handler that does not by
