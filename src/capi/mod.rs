@@ -1,1 +1,38 @@
-//! The C ABI.
+//! The C ABI: what `include/kolo.h` declares.
+//!
+//! Only translation: checks, conversion, the panic boundary ([`boundary`]). One file per part of
+//! the header, whose text is written here: the documentation of an item is its manual in the
+//! header, and the first lines of a file introduce its part. `make header` writes the header
+//! anew; `tests/header.rs` says how it is put together, and compares.
+//!
+//! Ownership, once for all: a `kolo_loop` is a box that C holds by its pointer and that Rust only
+//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is an `Arc`'s pointer;
+//! everything else is a number or is copied during the call.
+
+// The names are C's, and the documentation is a C manual: its words are not Rust links. What makes
+// a call safe is stated once, at the top of the header.
+#![allow(
+    non_camel_case_types,
+    clippy::missing_safety_doc,
+    rustdoc::broken_intra_doc_links,
+    rustdoc::bare_urls
+)]
+
+mod boundary;
+mod registry;
+mod sized;
+mod tables;
+
+pub mod address;
+pub mod error;
+pub mod event_loop;
+pub mod handle;
+pub mod hook;
+pub mod listener;
+pub mod poll;
+pub mod remote;
+pub mod signal;
+pub mod stream;
+pub mod tcp;
+pub mod timer;
+pub mod types;

@@ -1,0 +1,1409 @@
+/*
+ * kolo.h
+ */
+#ifndef KOLO_H
+#define KOLO_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/** The version of this header; kolo_version tells that of the library. */
+#define KOLO_VERSION_MAJOR 0
+#define KOLO_VERSION_MINOR 1
+#define KOLO_VERSION_PATCH 0
+#define KOLO_VERSION (KOLO_VERSION_MAJOR << 16 | KOLO_VERSION_MINOR << 8 | KOLO_VERSION_PATCH)
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* Loops and handles ==============================================================================
+ *
+ * A loop and a remote are opaque: kolo makes them and frees them. A handle is a number. It can be
+ * copied, kept, compared and hashed; it needs no memory of the program's. Every kind of handle has
+ * a name for its number, for the reader's sake; to the compiler they are all uint64_t.
+ */
+
+/** An event loop. Made by kolo_loop_new, freed by kolo_loop_free. It belongs to one thread. */
+typedef struct kolo_loop kolo_loop;
+
+/**
+ * What other threads hold of a loop: see kolo_remote_post and kolo_remote_wake. It is counted
+ * how many hold it, and it may outlive its loop.
+ */
+typedef struct kolo_remote kolo_remote;
+
+/**
+ * The number of a handle, whatever its kind. 0 is never a handle. Once a handle is closed its
+ * number is dead: every call with it returns KOLO_EBADF, also after its place was taken by a
+ * new handle, and also in another loop.
+ */
+typedef uint64_t kolo_handle;
+
+/** A timer. */
+typedef kolo_handle kolo_timer;
+
+/** A function called once in every turn. */
+typedef kolo_handle kolo_hook;
+
+/** A callback that other threads trigger. */
+typedef kolo_handle kolo_waker;
+
+/** A watched signal. */
+typedef kolo_handle kolo_signal;
+
+/** A watched descriptor that somebody else reads and writes. */
+typedef kolo_handle kolo_poll;
+
+/** A socket that listens for connections. */
+typedef kolo_handle kolo_listener;
+
+/** A stream of bytes in both directions, whatever carries it. */
+typedef kolo_handle kolo_stream;
+
+/** A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions. */
+typedef kolo_stream kolo_tcp;
+
+/** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
+typedef ptrdiff_t kolo_socket;
+
+/* Errors and the version =========================================================================
+ *
+ * Every function that can fail returns an int: 0 or a positive value on success, a negative
+ * kolo_error otherwise. The numbers are Linux' errno negated, and are the same on every system, so
+ * that programs may store and compare them.
+ */
+
+/**
+ * What went wrong. The functions return int; this is the list of the names. Codes may be added,
+ * so treat those that you do not know as you treat KOLO_EUNKNOWN.
+ */
+typedef enum kolo_error {
+    /** Success. */
+    KOLO_OK = 0,
+    /** Operation not permitted. */
+    KOLO_EPERM = -1,
+    /** No such file, handle or request. */
+    KOLO_ENOENT = -2,
+    /** No such process. */
+    KOLO_ESRCH = -3,
+    /** Interrupted system call. */
+    KOLO_EINTR = -4,
+    /** Input/output error. */
+    KOLO_EIO = -5,
+    /** No such device or address. */
+    KOLO_ENXIO = -6,
+    /** Argument list too long. */
+    KOLO_E2BIG = -7,
+    /** Exec format error. */
+    KOLO_ENOEXEC = -8,
+    /** Bad handle or descriptor. */
+    KOLO_EBADF = -9,
+    /** No child processes. */
+    KOLO_ECHILD = -10,
+    /** Resource temporarily unavailable. */
+    KOLO_EAGAIN = -11,
+    /** Out of memory. */
+    KOLO_ENOMEM = -12,
+    /** Permission denied. */
+    KOLO_EACCES = -13,
+    /** Bad address in a system call. */
+    KOLO_EFAULT = -14,
+    /** Resource busy. */
+    KOLO_EBUSY = -16,
+    /** Already exists. */
+    KOLO_EEXIST = -17,
+    /** Cross-device link. */
+    KOLO_EXDEV = -18,
+    /** No such device. */
+    KOLO_ENODEV = -19,
+    /** Not a directory. */
+    KOLO_ENOTDIR = -20,
+    /** Is a directory. */
+    KOLO_EISDIR = -21,
+    /** Invalid argument. */
+    KOLO_EINVAL = -22,
+    /** Too many open files in the system. */
+    KOLO_ENFILE = -23,
+    /** Too many open files in the process. */
+    KOLO_EMFILE = -24,
+    /** Not a terminal. */
+    KOLO_ENOTTY = -25,
+    /** Text file busy. */
+    KOLO_ETXTBSY = -26,
+    /** File too large. */
+    KOLO_EFBIG = -27,
+    /** No space left on device. */
+    KOLO_ENOSPC = -28,
+    /** Illegal seek. */
+    KOLO_ESPIPE = -29,
+    /** Read-only file system. */
+    KOLO_EROFS = -30,
+    /** Too many links. */
+    KOLO_EMLINK = -31,
+    /** Broken pipe or stream already shut down. */
+    KOLO_EPIPE = -32,
+    /** Result out of range. */
+    KOLO_ERANGE = -34,
+    /** Resource deadlock avoided. */
+    KOLO_EDEADLK = -35,
+    /** Name too long. */
+    KOLO_ENAMETOOLONG = -36,
+    /** Function not implemented. */
+    KOLO_ENOSYS = -38,
+    /** Directory not empty. */
+    KOLO_ENOTEMPTY = -39,
+    /** Too many symbolic links. */
+    KOLO_ELOOP = -40,
+    /** Protocol error. */
+    KOLO_EPROTO = -71,
+    /** Value too large. */
+    KOLO_EOVERFLOW = -75,
+    /** Illegal byte sequence. */
+    KOLO_EILSEQ = -84,
+    /** Not a socket. */
+    KOLO_ENOTSOCK = -88,
+    /** Destination address required. */
+    KOLO_EDESTADDRREQ = -89,
+    /** Message too long. */
+    KOLO_EMSGSIZE = -90,
+    /** Wrong protocol type for the socket. */
+    KOLO_EPROTOTYPE = -91,
+    /** Protocol option not available. */
+    KOLO_ENOPROTOOPT = -92,
+    /** Protocol not supported. */
+    KOLO_EPROTONOSUPPORT = -93,
+    /** Not supported on this system. */
+    KOLO_ENOTSUP = -95,
+    /** Address family not supported. */
+    KOLO_EAFNOSUPPORT = -97,
+    /** Address already in use. */
+    KOLO_EADDRINUSE = -98,
+    /** Address not available. */
+    KOLO_EADDRNOTAVAIL = -99,
+    /** Network is down. */
+    KOLO_ENETDOWN = -100,
+    /** Network is unreachable. */
+    KOLO_ENETUNREACH = -101,
+    /** Connection dropped by the network. */
+    KOLO_ENETRESET = -102,
+    /** Connection aborted. */
+    KOLO_ECONNABORTED = -103,
+    /** Connection reset by peer. */
+    KOLO_ECONNRESET = -104,
+    /** Queue or buffer space exhausted. */
+    KOLO_ENOBUFS = -105,
+    /** Already connected. */
+    KOLO_EISCONN = -106,
+    /** Not connected. */
+    KOLO_ENOTCONN = -107,
+    /** Timed out. */
+    KOLO_ETIMEDOUT = -110,
+    /** Connection refused. */
+    KOLO_ECONNREFUSED = -111,
+    /** Host is down. */
+    KOLO_EHOSTDOWN = -112,
+    /** Host is unreachable. */
+    KOLO_EHOSTUNREACH = -113,
+    /** Already under way. */
+    KOLO_EALREADY = -114,
+    /** Now in progress. */
+    KOLO_EINPROGRESS = -115,
+    /** Disk quota exceeded. */
+    KOLO_EDQUOT = -122,
+    /** Canceled. */
+    KOLO_ECANCELED = -125,
+    /** Called on a thread that does not own the loop. */
+    KOLO_EWRONGTHREAD = -4001,
+    /** In a forked child, before kolo_loop_fork. */
+    KOLO_EFORKED = -4002,
+    /** A bug inside kolo was caught where it would have left the library. */
+    KOLO_EPANIC = -4003,
+    /** A system error without a name here: see kolo_system_error. */
+    KOLO_EUNKNOWN = -4094,
+} kolo_error;
+
+/**
+ * A short English text for an error: "connection refused" for KOLO_ECONNREFUSED. Any number is
+ * allowed; for one that is no kolo_error the text says so.
+ *
+ * The text is static: it must not be freed or changed. Never NULL. Any thread.
+ */
+const char *kolo_strerror(int error);
+
+/**
+ * The name of an error: "KOLO_ECONNREFUSED", or "unknown" for a number that is no kolo_error.
+ *
+ * The text is static: it must not be freed or changed. Never NULL. Any thread.
+ */
+const char *kolo_error_name(int error);
+
+/**
+ * The operating system's own number (errno, WSAGetLastError) behind the last error that kolo
+ * returned or handed to a callback on this thread; 0 if it was kolo's own error, such as
+ * KOLO_EBADF for a closed handle. A call that succeeds leaves it as it is.
+ */
+int kolo_system_error(void);
+
+/**
+ * The version of the library that the program runs with: major << 16 | minor << 8 | patch. To be
+ * compared with KOLO_VERSION, the version of the header that it was compiled with: within one
+ * major version, a library that is not older serves. Any thread.
+ */
+uint32_t kolo_version(void);
+
+/** The same as a text: "1.2.3". Static, never NULL. Any thread. */
+const char *kolo_version_string(void);
+
+/* The loop =======================================================================================
+ *
+ * One turn of the loop, in this order: the clock is updated and timers that are due fire; deferred
+ * functions run; idle hooks, then prepare hooks run; the loop waits, unless something is at hand;
+ * what came is handed out, then posted functions and wakers; check hooks run; closed handles hear
+ * their last. All callbacks run in these phases, on the loop's thread, one at a time.
+ *
+ * A loop is alive, and kolo_loop_run goes on, as long as there is an active handle with its
+ * reference (see kolo_unref), a handle that is closing, or a deferred or posted function.
+ */
+
+/** How long kolo_loop_run runs. */
+typedef enum kolo_run_mode {
+    /** Until nothing keeps the loop alive, or kolo_loop_stop. */
+    KOLO_RUN_DEFAULT = 0,
+    /** One turn, which waits until something happens. */
+    KOLO_RUN_ONCE = 1,
+    /** One turn, which does not wait. */
+    KOLO_RUN_NOWAIT = 2,
+} kolo_run_mode;
+
+/**
+ * The watchdog's report: a callback of `handle` took `elapsed_ns` nanoseconds. `handle` is 0 for
+ * a deferred or posted function. It may be closed already.
+ */
+typedef void (*kolo_slow_cb)(kolo_loop *loop, kolo_handle handle, uint64_t elapsed_ns, void *user);
+
+/** How a loop is made. Begin with KOLO_LOOP_OPTIONS_INIT; a member that is zero means its default. */
+typedef struct kolo_loop_options {
+    /** sizeof(kolo_loop_options), set by KOLO_LOOP_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * The driver by name, such as "poller" (the system's own interface: epoll, kqueue...) or
+     * "polling" (the portable one). NULL: what the environment variable KOLO_DRIVER says, or else
+     * the best there is. Read during the call.
+     */
+    const char *driver;
+    /**
+     * Events handed out in one turn, at most: after so many, timers and closing handles have
+     * their turn. Default 1024.
+     */
+    uint32_t events_per_turn;
+    /** Posted functions that may wait, at most; one more gets KOLO_ENOBUFS. Default 65536. */
+    uint32_t post_capacity;
+    /** The watchdog: callbacks that take longer than this are reported to on_slow. 0: no watchdog. */
+    uint64_t slow_callback_ns;
+    /** Called right after a callback that took longer returned. Needed with slow_callback_ns. */
+    kolo_slow_cb on_slow;
+    /** What on_slow gets as its last argument. */
+    void *on_slow_user;
+    /** Keep the times in kolo_metrics. Costs two readings of the clock for every callback. */
+    bool measure_time;
+} kolo_loop_options;
+
+/** What a loop tells of itself: counted since it was made. Begin with KOLO_METRICS_INIT. */
+typedef struct kolo_metrics {
+    /** sizeof(kolo_metrics), set by KOLO_METRICS_INIT. */
+    size_t size;
+    /** Turns of the loop. */
+    uint64_t turns;
+    /** Events that the driver delivered. */
+    uint64_t events;
+    /** Callbacks that were called. */
+    uint64_t callbacks;
+    /** Nanoseconds spent waiting. 0 without measure_time. */
+    uint64_t idle_ns;
+    /** Nanoseconds spent in callbacks. 0 without measure_time or a watchdog. */
+    uint64_t callback_ns;
+    /** The longest callback in nanoseconds. 0 without measure_time or a watchdog. */
+    uint64_t longest_callback_ns;
+    /** Handles that exist now, those that are closing included. */
+    uint64_t handles;
+    /** Posted functions that wait now. */
+    uint64_t posts_waiting;
+} kolo_metrics;
+
+/**
+ * A deferred function. `status` is 0; or KOLO_ECANCELED when the loop is being freed before the
+ * function's turn came: then free what `user` points to, and do no more.
+ */
+typedef void (*kolo_defer_cb)(kolo_loop *loop, int status, void *user);
+
+/** Gets one handle of a walk and its kolo_kind. Any value but 0 ends the walk. */
+typedef int (*kolo_walk_cb)(kolo_loop *loop, kolo_handle handle, int kind, void *user);
+
+/**
+ * Makes a loop, which belongs to the calling thread until kolo_loop_free or
+ * kolo_loop_detach_thread. `options` may be NULL for the defaults.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow, or for
+ * options of a wrong size; KOLO_ENOTSUP for a driver that this system does not have; the system's
+ * when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
+ */
+int kolo_loop_new(const kolo_loop_options *options, kolo_loop **out);
+
+/**
+ * Frees a loop. Everything that is still open is closed first: pending writes and functions hear
+ * KOLO_ECANCELED, and all on_close callbacks run, during this call. They may use the loop, except
+ * that nothing new can be opened or deferred (KOLO_ECANCELED). Afterwards every call with this
+ * pointer returns KOLO_EBADF, as long as no new loop was made at the same address. Remotes of the
+ * loop stay valid and answer KOLO_ECANCELED.
+ *
+ * Errors: KOLO_EBUSY inside a callback of this loop.
+ */
+int kolo_loop_free(kolo_loop *loop);
+
+/**
+ * Runs the loop: makes turns, in which callbacks run, as `mode` (a kolo_run_mode) says.
+ *
+ * Returns 1 if something still keeps the loop alive, as after kolo_loop_stop, and 0 if nothing
+ * does.
+ *
+ * Errors: KOLO_EINVAL for a mode that there is not; KOLO_EBUSY inside a callback of this loop;
+ * the system's, if waiting fails.
+ */
+int kolo_loop_run(kolo_loop *loop, int mode);
+
+/**
+ * Makes kolo_loop_run return after the turn that is running; if none is, the next run returns at
+ * once. To stop a loop from another thread, post a function that calls this.
+ */
+int kolo_loop_stop(kolo_loop *loop);
+
+/** Returns 1 if something keeps the loop alive, else 0. */
+int kolo_loop_alive(kolo_loop *loop);
+
+/**
+ * The loop's clock: monotonic nanoseconds since an arbitrary point in the past. It is read once a
+ * turn and where timers need it, so in a callback that has run for long it is behind: see
+ * kolo_loop_update_now.
+ */
+int kolo_loop_now(kolo_loop *loop, uint64_t *out_ns);
+
+/** Reads the loop's clock anew. */
+int kolo_loop_update_now(kolo_loop *loop);
+
+/**
+ * For a program that has another loop already: returns a descriptor that becomes readable when
+ * this loop has something to do. Then, and after kolo_loop_backend_timeout at the latest, call
+ * kolo_loop_run with KOLO_RUN_NOWAIT. The descriptor is kolo's: only wait for it.
+ *
+ * Errors: KOLO_ENOTSUP where the system has no such descriptor.
+ */
+int kolo_loop_backend_fd(kolo_loop *loop);
+
+/**
+ * How many nanoseconds another loop may wait before it must run this one; -1 for no limit but
+ * the descriptor's.
+ */
+int kolo_loop_backend_timeout(kolo_loop *loop, int64_t *out_ns);
+
+/**
+ * Makes the loop usable in the child of a fork, where every other call returns KOLO_EFORKED
+ * before this one. The parent is not disturbed. Handles stay as they are, and share their
+ * sockets with the parent: close in the child what it does not serve. Fork on the loop's thread
+ * and outside of its callbacks. A child that only calls exec needs nothing of this.
+ *
+ * Errors: KOLO_EBUSY inside a callback of this loop; the system's when descriptors are short.
+ */
+int kolo_loop_fork(kolo_loop *loop);
+
+/**
+ * The calling thread, to which the loop belongs, gives it up. Until a thread takes it with
+ * kolo_loop_attach_thread, every call with it returns KOLO_EWRONGTHREAD. A thread that ends gives
+ * up nothing by itself: detach first, or free.
+ *
+ * Errors: KOLO_EBUSY inside a callback of this loop.
+ */
+int kolo_loop_detach_thread(kolo_loop *loop);
+
+/**
+ * The calling thread takes a loop that belongs to none. What the former thread did before
+ * kolo_loop_detach_thread is visible to it.
+ *
+ * Errors: KOLO_EBUSY if the loop belongs to a thread, also if that is the calling one.
+ */
+int kolo_loop_attach_thread(kolo_loop *loop);
+
+/** Keeps a pointer with the loop, for the program's own use. NULL at first. */
+int kolo_loop_set_user(kolo_loop *loop, void *user);
+
+/** The pointer that kolo_loop_set_user set last. */
+int kolo_loop_user(kolo_loop *loop, void **out);
+
+/**
+ * The name of the loop's driver: "poller", "polling". NULL for NULL and for what is not a loop.
+ * The text is static. Any thread.
+ */
+const char *kolo_loop_driver_name(kolo_loop *loop);
+
+/**
+ * Fills `out` in with the loop's counters, as far as its `size` says that there is room.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL or its size is wrong.
+ */
+int kolo_loop_metrics(kolo_loop *loop, kolo_metrics *out);
+
+/**
+ * Runs a function in the next deferred phase: later in this turn, if the caller runs in a
+ * callback of a phase before it or among the completions, else in the next. Deferred functions
+ * run in order, and keep the loop alive until they ran.
+ *
+ * Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_loop_defer(kolo_loop *loop, kolo_defer_cb cb, void *user);
+
+/**
+ * Calls `cb` for every open handle, in no particular order, during this call. It may close and
+ * open handles: those closed meanwhile are left out, and those opened do not show up.
+ *
+ * Returns 0, or 1 if `cb` ended the walk.
+ *
+ * Errors: KOLO_EINVAL if `cb` is NULL.
+ */
+int kolo_loop_walk(kolo_loop *loop, kolo_walk_cb cb, void *user);
+
+/* Any handle =====================================================================================
+ *
+ * What all handles have in common, whatever their kind.
+ */
+
+/** What a handle is. */
+typedef enum kolo_kind {
+    /** A kolo_timer. */
+    KOLO_KIND_TIMER = 1,
+    /** A kolo_hook. */
+    KOLO_KIND_HOOK = 2,
+    /** A kolo_waker. */
+    KOLO_KIND_WAKER = 3,
+    /** A kolo_signal. */
+    KOLO_KIND_SIGNAL = 4,
+    /** A kolo_poll. */
+    KOLO_KIND_POLL = 5,
+    /** A kolo_listener. */
+    KOLO_KIND_LISTENER = 6,
+    /** A kolo_tcp. */
+    KOLO_KIND_TCP = 7,
+} kolo_kind;
+
+/** The handle has closed: nothing more will be heard of it, and what `user` points to may be freed. */
+typedef void (*kolo_close_cb)(kolo_loop *loop, kolo_handle handle, void *user);
+
+/**
+ * Closes a handle of any kind. It is dead at once: its number is refused from now on, its callback
+ * does not come any more, and a descriptor of kolo's is closed. Writes that are still queued are
+ * dropped, and complete with KOLO_ECANCELED in the closing phase of this turn (to have them sent
+ * first, use kolo_stream_shutdown). Last, in the same phase, its on_close comes, exactly once.
+ *
+ * May be called anywhere on the loop's thread, also in the handle's own callback.
+ *
+ * Errors: KOLO_EBADF for a handle that is closed already.
+ */
+int kolo_close(kolo_loop *loop, kolo_handle handle);
+
+/**
+ * Sets the function that is called when the handle has closed, in place of the one that was set
+ * before; NULL for none. For streams and listeners it comes after the on_close of their handler
+ * table.
+ */
+int kolo_on_close(kolo_loop *loop, kolo_handle handle, kolo_close_cb cb, void *user);
+
+/**
+ * The handle keeps the loop alive while it is active: as every handle does at first. A switch,
+ * not a count.
+ */
+int kolo_ref(kolo_loop *loop, kolo_handle handle);
+
+/**
+ * The handle works on, but no longer keeps the loop alive: for a signal or a timer of
+ * housekeeping that should not keep the program from ending.
+ */
+int kolo_unref(kolo_loop *loop, kolo_handle handle);
+
+/** Returns 1 if the handle keeps the loop alive while it is active, else 0. */
+int kolo_has_ref(kolo_loop *loop, kolo_handle handle);
+
+/**
+ * Returns 1 if something can still happen on the handle by itself, else 0: a timer, a hook, a
+ * signal or a poll is started, a waker is open, a listener is not paused, a stream connects,
+ * reads or has writes queued.
+ */
+int kolo_is_active(kolo_loop *loop, kolo_handle handle);
+
+/** Returns what the handle is: a kolo_kind. */
+int kolo_kind_of(kolo_loop *loop, kolo_handle handle);
+
+/**
+ * Writes one line about the handle, for a person to read in a log or a debugger: its kind, its
+ * state, its descriptor. The words may change from version to version. The text is cut to fit
+ * into `capacity` bytes, and ends with a NUL if `capacity` is not 0.
+ *
+ * Returns the length of the whole line without its NUL: if that is `capacity` or more, it was cut.
+ *
+ * Errors: KOLO_EINVAL if `text` is NULL and `capacity` is not 0.
+ */
+int kolo_describe(kolo_loop *loop, kolo_handle handle, char *text, size_t capacity);
+
+/* Timers =========================================================================================
+ *
+ * A timer calls a function once, or again and again, when its time has come. It never fires early.
+ * Timers that are due fire in the order of their deadlines, and those with the same deadline in
+ * the order in which they were started. Starting, stopping and starting anew take constant time,
+ * however many timers there are.
+ *
+ * A delay counts from the call, or at least from a reading of the clock that is no older than the
+ * callback in which the call is made. A timer that is started with no delay fires in the next turn,
+ * never in the same.
+ */
+
+/** A timer's time has come. It may be stopped, started anew or closed here. */
+typedef void (*kolo_timer_cb)(kolo_loop *loop, kolo_timer timer, void *user);
+
+/**
+ * Makes a timer, which does not run yet. It stays open until kolo_close, however often it fires.
+ *
+ * Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_ENOBUFS if the loop holds as many handles as
+ * it can (16 million); KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_timer_open(kolo_loop *loop, kolo_timer_cb cb, void *user, kolo_timer *out);
+
+/**
+ * Has the timer fire after `delay_ns` nanoseconds and, unless `period_ns` is 0, every `period_ns`
+ * nanoseconds after that. A timer that runs is started anew.
+ *
+ * A repeating timer keeps its phase: its deadlines are the first one plus multiples of the period.
+ * Periods that pass while the loop is busy are not made up for: the callback comes once, and
+ * kolo_timer_overrun tells how many were skipped.
+ */
+int kolo_timer_start(kolo_loop *loop, kolo_timer timer, uint64_t delay_ns, uint64_t period_ns);
+
+/** Stops the timer. One that does not run stays as it is, and that is no error. */
+int kolo_timer_stop(kolo_loop *loop, kolo_timer timer);
+
+/**
+ * Starts a repeating timer anew, with its period as the delay, whether it runs or not: for an idle
+ * timeout that is put off again and again.
+ *
+ * Errors: KOLO_EINVAL if the timer was not started with a period last.
+ */
+int kolo_timer_again(kolo_loop *loop, kolo_timer timer);
+
+/**
+ * The nanoseconds until the timer fires, by the loop's clock (kolo_loop_now); 0 if it is due.
+ *
+ * Errors: KOLO_EINVAL if `out_ns` is NULL; KOLO_ENOENT if the timer does not run.
+ */
+int kolo_timer_remaining(kolo_loop *loop, kolo_timer timer, uint64_t *out_ns);
+
+/**
+ * How many periods of a repeating timer were skipped right before its last callback, because the
+ * loop was busy.
+ *
+ * Errors: KOLO_EINVAL if `out_count` is NULL.
+ */
+int kolo_timer_overrun(kolo_loop *loop, kolo_timer timer, uint64_t *out_count);
+
+/* Hooks ==========================================================================================
+ *
+ * A hook is a function that runs once in every turn while it is started. Hooks of a kind run in
+ * the order in which they were started; one that is started by a hook of its kind runs from the
+ * next turn on.
+ */
+
+/** Where in the turn a hook runs. */
+typedef enum kolo_hook_kind {
+    /**
+     * Before the prepare hooks. While one is started the loop does not wait, so that it can do a
+     * piece of work in each turn.
+     */
+    KOLO_HOOK_IDLE = 1,
+    /** Right before the loop waits. */
+    KOLO_HOOK_PREPARE = 2,
+    /** After the wait and all that it brought. */
+    KOLO_HOOK_CHECK = 3,
+} kolo_hook_kind;
+
+/** A hook's place in the turn has come. */
+typedef void (*kolo_hook_cb)(kolo_loop *loop, kolo_hook hook, void *user);
+
+/**
+ * Makes a hook of a kind (a kolo_hook_kind), which is not started yet.
+ *
+ * Errors: KOLO_EINVAL if `cb` or `out` is NULL, or for a kind that there is not; KOLO_ENOBUFS if
+ * the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_hook_open(kolo_loop *loop, int kind, kolo_hook_cb cb, void *user, kolo_hook *out);
+
+/** Starts the hook; one that is started keeps its place. */
+int kolo_hook_start(kolo_loop *loop, kolo_hook hook);
+
+/** Stops the hook, also if its turn in this phase was still to come. */
+int kolo_hook_stop(kolo_loop *loop, kolo_hook hook);
+
+/* Other threads ==================================================================================
+ *
+ * Another thread never touches the loop. It holds a remote, with which it posts functions that run
+ * on the loop's thread, and wakes the loop. The functions here that take a kolo_remote, and no
+ * others that take anything of a loop's, may be called from any thread.
+ */
+
+/**
+ * A posted function, which runs on the loop's thread. `status` is 0; or KOLO_ECANCELED when the
+ * loop is being freed before the function's turn came: then free what `user` points to, and do no
+ * more.
+ */
+typedef void (*kolo_post_cb)(kolo_loop *loop, int status, void *user);
+
+/** A waker was woken, by one kolo_remote_wake or many. */
+typedef void (*kolo_waker_cb)(kolo_loop *loop, kolo_waker waker, void *user);
+
+/**
+ * Makes a remote of the loop, to be handed to other threads. The caller holds one reference, and
+ * lets it go with kolo_remote_release.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_loop_remote(kolo_loop *loop, kolo_remote **out);
+
+/**
+ * Adds a reference to a remote. Any thread that holds one.
+ *
+ * Errors: KOLO_EINVAL for NULL.
+ */
+int kolo_remote_retain(kolo_remote *remote);
+
+/**
+ * Lets go of a reference; with the last one the remote is freed. Any thread that holds one. May
+ * come before or after the loop is freed.
+ *
+ * Errors: KOLO_EINVAL for NULL.
+ */
+int kolo_remote_release(kolo_remote *remote);
+
+/**
+ * Runs a function on the loop's thread, in its next turn, and ends the loop's wait. Functions
+ * that one thread posts run in the order in which it posts them; every one runs. What the thread
+ * did before is visible to the function. A function that waits keeps the loop alive.
+ *
+ * When the loop is freed first, the function is called from kolo_loop_free with KOLO_ECANCELED. So
+ * after a post that returned 0 the function is called exactly once. Any thread.
+ *
+ * Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_ENOBUFS if as many wait as the loop's
+ * post_capacity; KOLO_ECANCELED if the loop is gone. Then the function is not called.
+ */
+int kolo_remote_post(kolo_remote *remote, kolo_post_cb cb, void *user);
+
+/**
+ * Ends the loop's wait; if the remote is a waker's, its callback runs. Wakes that come before the
+ * loop has looked are one: what each of the threads did before is visible to the callback. Costs a
+ * few nanoseconds when another wake is on its way already. Any thread.
+ *
+ * Errors: KOLO_EINVAL for NULL; KOLO_ECANCELED if the loop is gone or the waker is closed.
+ */
+int kolo_remote_wake(kolo_remote *remote);
+
+/**
+ * Makes a waker: a callback that other threads trigger. It is active until it is closed: to have
+ * it not keep the loop alive, use kolo_unref.
+ *
+ * Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_ENOBUFS if the loop holds as many handles as
+ * it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_waker_open(kolo_loop *loop, kolo_waker_cb cb, void *user, kolo_waker *out);
+
+/**
+ * Makes a remote whose kolo_remote_wake triggers the waker; functions are posted to the loop as
+ * with any remote. The caller holds one reference, and lets it go with kolo_remote_release.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_waker_remote(kolo_loop *loop, kolo_waker waker, kolo_remote **out);
+
+/* Signals ========================================================================================
+ *
+ * A signal handle calls a function on the loop when the process gets a signal, outside of the
+ * system's signal handler, so that it may do anything. Any number of handles, in any number of
+ * loops and threads, may watch the same signal: each hears of it. When the last one stops, what
+ * the signal did before is put back. Not to be had on Windows (KOLO_ENOTSUP).
+ */
+
+/** The process got signal `number`. Several that come close together may be one callback. */
+typedef void (*kolo_signal_cb)(kolo_loop *loop, kolo_signal signal, int number, void *user);
+
+/**
+ * Makes a signal handle, which watches nothing yet.
+ *
+ * Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_ENOBUFS if the loop holds as many handles as
+ * it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_signal_open(kolo_loop *loop, kolo_signal_cb cb, void *user, kolo_signal *out);
+
+/**
+ * Watches for a signal (SIGINT, SIGTERM, SIGHUP...), in place of the one that was watched before.
+ *
+ * Errors: KOLO_EINVAL for a number that is no signal, that cannot be caught (SIGKILL, SIGSTOP), or
+ * that says that an instruction of the thread failed (SIGSEGV, SIGBUS, SIGFPE, SIGILL);
+ * KOLO_ENOBUFS if more than 256 loops watch signals; KOLO_EMFILE if descriptors are short;
+ * KOLO_ENOTSUP on a system without signals.
+ */
+int kolo_signal_start(kolo_loop *loop, kolo_signal signal, int number);
+
+/**
+ * Watches no more. A signal that came and was not told yet is not told any more. Stopped already:
+ * that is no error.
+ */
+int kolo_signal_stop(kolo_loop *loop, kolo_signal signal);
+
+/* Foreign descriptors ============================================================================
+ *
+ * A poll handle watches a descriptor that somebody else reads and writes, such as another library's
+ * (libcurl, libpq, c-ares). It is level-triggered: the callback comes in every turn for as long as
+ * the descriptor is ready. On Windows only sockets can be watched.
+ */
+
+/** What a descriptor is watched for, and found to be; to be combined with |. */
+typedef enum kolo_poll_event {
+    /** Reading would not block: there is something, or the end, or an error. */
+    KOLO_POLL_READABLE = 1,
+    /** Writing would not block: there is room, or an error. */
+    KOLO_POLL_WRITABLE = 2,
+    /**
+     * The peer closed its writing side, or the connection broke. A hint: not every system and not
+     * every kind of descriptor tells.
+     */
+    KOLO_POLL_DISCONNECT = 4,
+    /** Urgent data can be read (TCP's out-of-band byte). */
+    KOLO_POLL_PRIORITY = 8,
+} kolo_poll_event;
+
+/**
+ * The descriptor is ready for `events` (of kolo_poll_event), and `status` is 0; or watching failed
+ * with the error `status`, and `events` is 0. It may come without reason now and then, so what is
+ * called on the descriptor must not block.
+ */
+typedef void (*kolo_poll_cb)(kolo_loop *loop,
+                             kolo_poll poll,
+                             int status,
+                             uint32_t events,
+                             void *user);
+
+/**
+ * Makes a handle for a descriptor, which is not watched yet. The descriptor stays the caller's:
+ * kolo never reads, writes or closes it. Stop or close the handle before the descriptor is closed.
+ *
+ * Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_EBADF for a descriptor that is not open;
+ * KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+ * freed.
+ */
+int kolo_poll_open(kolo_loop *loop,
+                   kolo_socket descriptor,
+                   kolo_poll_cb cb,
+                   void *user,
+                   kolo_poll *out);
+
+/**
+ * Watches for `events` (of kolo_poll_event), in place of those that were watched for before.
+ *
+ * Errors: KOLO_EINVAL for no events and for unknown ones; KOLO_EEXIST if another started handle of
+ * this loop watches the same descriptor; KOLO_EPERM for a kind of descriptor that cannot be
+ * watched, such as a regular file's; KOLO_EBADF also for a descriptor that is closed.
+ */
+int kolo_poll_start(kolo_loop *loop, kolo_poll poll, uint32_t events);
+
+/**
+ * Watches no more: what this turn found already is not told either. Stopped already: that is no
+ * error.
+ */
+int kolo_poll_stop(kolo_loop *loop, kolo_poll poll);
+
+/* Addresses ======================================================================================
+ *
+ * An internet address with a port. The functions here take no loop, and may be called from any
+ * thread.
+ */
+
+/** The family of an address. */
+typedef enum kolo_family {
+    /** No address. */
+    KOLO_FAMILY_NONE = 0,
+    /** IPv4. */
+    KOLO_FAMILY_IPV4 = 4,
+    /** IPv6. */
+    KOLO_FAMILY_IPV6 = 6,
+} kolo_family;
+
+/** Limits of texts. */
+typedef enum kolo_limit {
+    /** Bytes that hold every address as kolo_address_format writes it, with its NUL. */
+    KOLO_ADDRESS_TEXT_MAX = 80,
+} kolo_limit;
+
+/** An address and a port. This struct never changes. */
+typedef struct kolo_address {
+    /** A kolo_family. */
+    uint16_t family;
+    /** In the processor's own byte order: 80 is 80. */
+    uint16_t port;
+    /** IPv6: the flow information, as the system has it in sin6_flowinfo. Else 0. */
+    uint32_t flow;
+    /**
+     * IPv6: the number of the interface, for addresses that only mean something on one link
+     * (fe80::...). Else 0.
+     */
+    uint32_t scope;
+    /** In network byte order, as it is read. IPv4: the first 4; the others are 0. */
+    uint8_t ip[16];
+} kolo_address;
+
+/**
+ * Reads a numeric address: "127.0.0.1", "::1", "fe80::1%eth0" or "fe80::1%2". Names of hosts are
+ * not looked up.
+ *
+ * Errors: KOLO_EINVAL for anything else, and if `host` or `out` is NULL.
+ */
+int kolo_address_parse(const char *host, uint16_t port, kolo_address *out);
+
+/**
+ * Writes an address with its port: "127.0.0.1:80", "[::1]:80", "[fe80::1%2]:80".
+ * KOLO_ADDRESS_TEXT_MAX bytes are enough for any.
+ *
+ * Returns the length of the text without its NUL.
+ *
+ * Errors: KOLO_EINVAL if `address` or `text` is NULL, or if the family is none; KOLO_ENOBUFS if
+ * text and NUL do not fit into `capacity` bytes: then nothing is written.
+ */
+int kolo_address_format(const kolo_address *address, char *text, size_t capacity);
+
+/**
+ * Takes an address from the system's struct sockaddr_in or sockaddr_in6 of `length` bytes, which
+ * need not be aligned.
+ *
+ * Errors: KOLO_EINVAL if `sockaddr` or `out` is NULL, or if `length` is too small for the family;
+ * KOLO_EAFNOSUPPORT for another family.
+ */
+int kolo_address_from_sockaddr(const void *sockaddr, size_t length, kolo_address *out);
+
+/**
+ * Writes an address as the system's struct sockaddr_in or sockaddr_in6, which need not be aligned.
+ * The system's struct sockaddr_storage has room for every address.
+ *
+ * Returns how many bytes were written.
+ *
+ * Errors: KOLO_EINVAL if `address` or `sockaddr` is NULL, or if the family is none; KOLO_ENOBUFS
+ * if it does not fit into `capacity` bytes.
+ */
+int kolo_address_to_sockaddr(const kolo_address *address, void *sockaddr, size_t capacity);
+
+/* Streams ========================================================================================
+ *
+ * A stream carries bytes in both directions, whatever is below; here, TCP connections. What it
+ * does is given once, by a table of callbacks.
+ *
+ * Writing never blocks and never takes a part: what the system does not take at once is queued, and
+ * small writes that one callback makes are sent together when it returns. The queue has a high
+ * watermark, at which writes return 1 (pause), a low one, at which on_drain comes (go on), and a
+ * hard bound. A connection that breaks is told once, by on_error.
+ */
+
+/** Which of a stream's timeouts ran out. */
+typedef enum kolo_timeout {
+    /** Nothing was received for so long, while reading. */
+    KOLO_TIMEOUT_READ = 1,
+    /** The peer took nothing for so long, while writes were queued. */
+    KOLO_TIMEOUT_WRITE = 2,
+} kolo_timeout;
+
+/** A piece of memory. */
+typedef struct kolo_buffer {
+    /** Where it begins. May be NULL if `len` is 0. */
+    void *base;
+    /** How many bytes it has. */
+    size_t len;
+} kolo_buffer;
+
+/**
+ * What a stream does: a table of callbacks, copied during the call that takes it, so that one table
+ * may serve any number of streams. Begin with KOLO_STREAM_HANDLER_INIT; any callback may be NULL.
+ * Each may call anything, and also close its own stream.
+ */
+typedef struct kolo_stream_handler {
+    /** sizeof(kolo_stream_handler), set by KOLO_STREAM_HANDLER_INIT. */
+    size_t size;
+    /** The connection is made. Not for streams that were accepted or adopted, which are open. */
+    void (*on_open)(kolo_loop *loop, kolo_stream stream, void *user);
+    /**
+     * Bytes came. They are kolo's, and only there during the callback; or they are in the memory
+     * that on_buffer gave. A stream whose table has on_data reads from the start; without, what
+     * comes waits in the system's buffer.
+     */
+    void (*on_data)(kolo_loop *loop,
+                    kolo_stream stream,
+                    const uint8_t *data,
+                    size_t length,
+                    void *user);
+    /**
+     * The peer ended its side (half-close): nothing more will be received. Writing goes on, until
+     * the program closes the stream. NULL: what is queued is still sent, then the stream closes.
+     */
+    void (*on_end)(kolo_loop *loop, kolo_stream stream, void *user);
+    /** The write queue, having stood at the high watermark or above, has fallen to the low one. */
+    void (*on_drain)(kolo_loop *loop, kolo_stream stream, void *user);
+    /**
+     * A timeout of kolo_stream_set_timeouts ran out: `which` is a kolo_timeout. It counts anew from
+     * here. NULL: the stream fails with KOLO_ETIMEDOUT.
+     */
+    void (*on_timeout)(kolo_loop *loop, kolo_stream stream, int which, void *user);
+    /**
+     * The connection could not be made (KOLO_ECONNREFUSED, KOLO_ETIMEDOUT...) or broke
+     * (KOLO_ECONNRESET...). The stream closes when this returns.
+     */
+    void (*on_error)(kolo_loop *loop, kolo_stream stream, int error, void *user);
+    /** The stream has closed: the last that is heard of it. What `user` points to may be freed. */
+    void (*on_close)(kolo_loop *loop, kolo_stream stream, void *user);
+    /**
+     * Says where the next bytes go: into `out`, which is empty before. Called when there are bytes;
+     * the memory must stay until on_data, which follows at once if bytes came. `suggested` is a size
+     * that serves well. If it is left empty, reading stops as by kolo_stream_read_stop. NULL: bytes
+     * come in memory of the loop's.
+     */
+    void (*on_buffer)(kolo_loop *loop,
+                      kolo_stream stream,
+                      size_t suggested,
+                      kolo_buffer *out,
+                      void *user);
+} kolo_stream_handler;
+
+/**
+ * An owned write, or a shutdown, has ended: the memory is the program's again. `status` is 0 when
+ * the system has taken everything; KOLO_ECANCELED when the write was cancelled or the stream was
+ * closed first; or the error that broke the connection.
+ */
+typedef void (*kolo_write_cb)(kolo_loop *loop, kolo_stream stream, int status, void *user);
+
+/**
+ * Gives a stream its handler: an accepted stream in on_accept, or any stream another one in place
+ * of the first, of which nothing more is heard. `user` is the last argument of its callbacks.
+ *
+ * Errors: KOLO_EINVAL if `handler` is NULL or its size is wrong; the system's if reading cannot
+ * begin.
+ */
+int kolo_stream_attach(kolo_loop *loop,
+                       kolo_stream stream,
+                       const kolo_stream_handler *handler,
+                       void *user);
+
+/**
+ * The user pointer that was given with the stream's handler; NULL for a stream that has none.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_stream_user(kolo_loop *loop, kolo_stream stream, void **out);
+
+/**
+ * Reads again, after kolo_stream_read_stop. (A stream whose handler has on_data reads from the
+ * start.) Reading already: that is no error. Before the connection is made: reads from then on.
+ *
+ * Errors: KOLO_ENOTCONN if the peer has ended its side or the connection broke.
+ */
+int kolo_stream_read_start(kolo_loop *loop, kolo_stream stream);
+
+/**
+ * Reads no more: no on_data and no on_end comes after this returns, until kolo_stream_read_start.
+ * Nothing is lost: what the peer sends waits in the system's buffers, and when they are full the
+ * peer waits. The read timeout rests. Stopped already: that is no error.
+ */
+int kolo_stream_read_stop(kolo_loop *loop, kolo_stream stream);
+
+/**
+ * Writes bytes: all or none. What the system does not take at once is copied, so the memory may be
+ * used again when this returns. Before the connection is made, writes are queued.
+ *
+ * Returns 0 when the queue is below the high watermark, and 1 when it is at it or above: the bytes
+ * are taken, but better wait for on_drain before writing more.
+ *
+ * Errors: KOLO_EINVAL if `data` is NULL and `length` is not 0; KOLO_ENOBUFS if the queue would pass
+ * its bound; KOLO_EPIPE after kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke (on_error
+ * tells why). Then nothing is taken.
+ */
+int kolo_stream_write(kolo_loop *loop, kolo_stream stream, const void *data, size_t length);
+
+/**
+ * Writes several pieces of memory, one after the other, without copying them. The memory must stay
+ * as it is until `done`; without `done`, until the stream has closed. The array of buffers may go
+ * when this returns. Writes of a stream, copied or owned, are sent in their order.
+ *
+ * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns.
+ * `out_write` may be NULL; else it gets a name for the write, which kolo_stream_write_cancel takes.
+ *
+ * Returns 0 or 1 as kolo_stream_write does.
+ *
+ * Errors: KOLO_EINVAL if `buffers` is NULL and `count` is not 0, and for a buffer with a length and
+ * no base; the others as for kolo_stream_write. Then nothing is taken, and `done` is not called.
+ */
+int kolo_stream_write_owned(kolo_loop *loop,
+                            kolo_stream stream,
+                            const kolo_buffer *buffers,
+                            size_t count,
+                            kolo_write_cb done,
+                            void *user,
+                            uint64_t *out_write);
+
+/**
+ * Takes an owned write back: nothing of it is sent, and its `done` comes with KOLO_ECANCELED.
+ *
+ * Errors: KOLO_EBUSY if a part of it is sent already; KOLO_ENOENT if it has ended or never was.
+ */
+int kolo_stream_write_cancel(kolo_loop *loop, kolo_stream stream, uint64_t write);
+
+/**
+ * Ends our side of the stream once everything queued is sent (half-close). Reading goes on. `done`
+ * may be NULL; else it is called when our side has ended.
+ *
+ * Errors: KOLO_EALREADY the second time; KOLO_ENOTCONN if the connection broke.
+ */
+int kolo_stream_shutdown(kolo_loop *loop, kolo_stream stream, kolo_write_cb done, void *user);
+
+/**
+ * Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
+ * be received while the stream reads. `write_stall_ns`: how long the peer may take nothing while
+ * writes are queued. When one runs out, on_timeout comes. They cost nothing per byte.
+ */
+int kolo_stream_set_timeouts(kolo_loop *loop,
+                             kolo_stream stream,
+                             uint64_t read_idle_ns,
+                             uint64_t write_stall_ns);
+
+/**
+ * Sets, in bytes, where the write queue counts as drained (`low`) and as full (`high`), and what it
+ * holds at most (`limit`; SIZE_MAX for no bound). At first: 16 KiB, 64 KiB, 16 MiB.
+ *
+ * Errors: KOLO_EINVAL unless low <= high <= limit and high > 0.
+ */
+int kolo_stream_set_watermarks(kolo_loop *loop,
+                               kolo_stream stream,
+                               size_t low,
+                               size_t high,
+                               size_t limit);
+
+/**
+ * How many bytes were written and not yet taken by the system.
+ *
+ * Errors: KOLO_EINVAL if `out_bytes` is NULL.
+ */
+int kolo_stream_queued(kolo_loop *loop, kolo_stream stream, size_t *out_bytes);
+
+/**
+ * Closes the stream as kolo_close does, and has the peer know that it was cut off: with TCP, by a
+ * reset (RST).
+ */
+int kolo_stream_reset(kolo_loop *loop, kolo_stream stream);
+
+/* TCP ============================================================================================
+ *
+ * TCP connections are streams: what reads, writes and closes them is above. Here is what makes
+ * them, and what only they have.
+ */
+
+/**
+ * How a connection is made. Begin with KOLO_CONNECT_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_connect_options {
+    /** sizeof(kolo_connect_options), set by KOLO_CONNECT_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * How long the connection may take to be made, until KOLO_ETIMEDOUT. 0: as long as the system
+     * tries.
+     */
+    uint64_t timeout_ns;
+    /**
+     * The local address to connect from; port 0 for any. NULL: the system's choice. Read during
+     * the call.
+     */
+    const kolo_address *local;
+    /**
+     * Leave Nagle's algorithm on: small writes wait for the peer's acknowledgement. By default it
+     * is off (TCP_NODELAY).
+     */
+    bool delay;
+    /** Let the local address be one that a former connection still holds (SO_REUSEADDR). */
+    bool reuse_address;
+    /** The kernel's send buffer in bytes. 0: the system's choice. */
+    uint32_t send_buffer;
+    /** The kernel's receive buffer in bytes. 0: the system's choice. */
+    uint32_t receive_buffer;
+} kolo_connect_options;
+
+/**
+ * Connects to an address. on_open of the handler comes when the connection is made; until then
+ * writes are queued. What the network says against it comes to on_error, also if it says so at
+ * once: KOLO_ECONNREFUSED, KOLO_ETIMEDOUT, KOLO_ENETUNREACH, KOLO_EHOSTUNREACH and their like.
+ * `options` may be NULL for the defaults.
+ *
+ * Errors, of which no callback tells: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an
+ * address of no family, for structs of a wrong size, and for a local address of another family;
+ * KOLO_EADDRINUSE and KOLO_EADDRNOTAVAIL for the local address; KOLO_EAFNOSUPPORT for a family that
+ * the system lacks; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_tcp_connect(kolo_loop *loop,
+                     const kolo_address *address,
+                     const kolo_connect_options *options,
+                     const kolo_stream_handler *handler,
+                     void *user,
+                     kolo_tcp *out);
+
+/**
+ * Takes over a connected socket from elsewhere, which is open at once (on_open does not come).
+ * From success on it is kolo's, and kolo closes it; after an error it is still the caller's.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
+ * for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a
+ * socket that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it can;
+ * KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_tcp_adopt(kolo_loop *loop,
+                   kolo_socket socket,
+                   const kolo_stream_handler *handler,
+                   void *user,
+                   kolo_tcp *out);
+
+/**
+ * Hands the socket out: from now on it is the caller's to close. The handle closes, and its
+ * on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
+ * is being made.
+ */
+int kolo_tcp_release(kolo_loop *loop, kolo_tcp tcp, kolo_socket *out);
+
+/**
+ * Sends small writes at once (true, as at first), or lets Nagle's algorithm hold them back until
+ * the peer has acknowledged those before.
+ */
+int kolo_tcp_set_nodelay(kolo_loop *loop, kolo_tcp tcp, bool on);
+
+/**
+ * Probes a peer that was silent for `idle_s` seconds, every `interval_s` seconds, and takes the
+ * connection for broken after `count` probes without an answer. `idle_s` 0: no probes, as at first;
+ * `interval_s` or `count` 0: the system's.
+ *
+ * Errors: KOLO_EINVAL for numbers that the system refuses.
+ */
+int kolo_tcp_set_keepalive(kolo_loop *loop,
+                           kolo_tcp tcp,
+                           uint32_t idle_s,
+                           uint32_t interval_s,
+                           uint32_t count);
+
+/**
+ * What closing does with bytes that the peer has not acknowledged. -1, as at first: the system
+ * sends them in the background. Else it gives them so many seconds, and then resets the connection.
+ * Closing never blocks.
+ *
+ * Errors: KOLO_EINVAL for numbers below -1.
+ */
+int kolo_tcp_set_linger(kolo_loop *loop, kolo_tcp tcp, int32_t seconds);
+
+/**
+ * Sets the sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more
+ * or less.
+ */
+int kolo_tcp_set_buffers(kolo_loop *loop,
+                         kolo_tcp tcp,
+                         uint32_t send_bytes,
+                         uint32_t receive_bytes);
+
+/**
+ * The sizes of the kernel's buffers in bytes, as the system counts them.
+ *
+ * Errors: KOLO_EINVAL if either pointer is NULL.
+ */
+int kolo_tcp_buffers(kolo_loop *loop, kolo_tcp tcp, uint32_t *send_bytes, uint32_t *receive_bytes);
+
+/**
+ * The address of this end.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EAFNOSUPPORT for an adopted socket without an internet
+ * address.
+ */
+int kolo_tcp_local(kolo_loop *loop, kolo_tcp tcp, kolo_address *out);
+
+/**
+ * The address of the other end.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTCONN before the connection is made, and when it is
+ * broken; KOLO_EAFNOSUPPORT for an adopted socket without an internet address.
+ */
+int kolo_tcp_peer(kolo_loop *loop, kolo_tcp tcp, kolo_address *out);
+
+/**
+ * The socket's descriptor, to look at, or to set options that kolo does not have. It is still
+ * kolo's: do not close it, and leave it non-blocking.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_tcp_socket(kolo_loop *loop, kolo_tcp tcp, kolo_socket *out);
+
+/* Listening ======================================================================================
+ *
+ * A listener is a socket that accepts TCP connections. It is active, and so keeps the loop alive,
+ * until it is paused or closed.
+ */
+
+/**
+ * What a listener does when a connection cannot be accepted because descriptors or memory are
+ * short. In both cases on_error is told, and accepting pauses and is tried again after
+ * retry_min_ns, then after twice that, up to retry_max_ns.
+ */
+typedef enum kolo_accept_policy {
+    /** Those who wait stay in the backlog, and are served when descriptors are free again. */
+    KOLO_ACCEPT_WAIT = 0,
+    /**
+     * Those who wait are accepted with a descriptor held in reserve, and reset at once: they can
+     * go elsewhere.
+     */
+    KOLO_ACCEPT_REJECT = 1,
+} kolo_accept_policy;
+
+/**
+ * How a listener listens. Begin with KOLO_LISTEN_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_listen_options {
+    /** sizeof(kolo_listen_options), set by KOLO_LISTEN_OPTIONS_INIT. */
+    size_t size;
+    /** Connections that may wait to be accepted. The system may allow fewer. Default 1024. */
+    uint32_t backlog;
+    /** Do not let the address be one that former connections still hold (leave SO_REUSEADDR off). */
+    bool no_reuse_address;
+    /**
+     * Let several sockets listen at the same address, among which the system spreads connections
+     * (SO_REUSEPORT). KOLO_ENOTSUP where there is no such option.
+     */
+    bool reuse_port;
+    /**
+     * An IPv6 address takes no IPv4 connections. By default the unspecified IPv6 address ("::")
+     * takes both.
+     */
+    bool ipv6_only;
+    /**
+     * Leave Nagle's algorithm on for accepted connections: small writes wait for the peer's
+     * acknowledgement. By default it is off (TCP_NODELAY).
+     */
+    bool delay;
+    /** Connections accepted in one turn, at most. Default 64. */
+    uint32_t accepts_per_turn;
+    /** What to do when descriptors run out: a kolo_accept_policy. */
+    int accept_policy;
+    /** The first pause after descriptors ran out, in nanoseconds. Default 10 ms. */
+    uint64_t retry_min_ns;
+    /** The longest pause after they ran out again and again. Default 1 s. */
+    uint64_t retry_max_ns;
+    /** The kernel's send buffer of accepted connections in bytes. 0: the system's choice. */
+    uint32_t send_buffer;
+    /** The kernel's receive buffer of accepted connections in bytes. 0: the system's choice. */
+    uint32_t receive_buffer;
+} kolo_listen_options;
+
+/**
+ * What a listener does: a table of callbacks, copied during the call that takes it. Begin with
+ * KOLO_LISTENER_HANDLER_INIT; any callback may be NULL.
+ */
+typedef struct kolo_listener_handler {
+    /** sizeof(kolo_listener_handler), set by KOLO_LISTENER_HANDLER_INIT. */
+    size_t size;
+    /**
+     * A connection came. Give it a handler here, with kolo_stream_attach: a stream that has none
+     * when this returns is closed.
+     */
+    void (*on_accept)(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, void *user);
+    /**
+     * A connection could not be accepted: KOLO_EMFILE, KOLO_ENFILE... The listener lives on, and
+     * tries again as its accept_policy says. Told once, until accepting succeeds again.
+     */
+    void (*on_error)(kolo_loop *loop, kolo_listener listener, int error, void *user);
+    /** The listener has closed: the last that is heard of it. */
+    void (*on_close)(kolo_loop *loop, kolo_listener listener, void *user);
+} kolo_listener_handler;
+
+/**
+ * Listens at an address. With port 0 the system chooses one, which kolo_listener_address tells.
+ * `options` may be NULL for the defaults.
+ *
+ * Errors: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an address of no family, for
+ * structs of a wrong size, for a policy that there is not, and if retry_min_ns exceeds
+ * retry_max_ns; KOLO_EADDRINUSE, KOLO_EADDRNOTAVAIL and KOLO_EACCES for the address;
+ * KOLO_EAFNOSUPPORT for a family that the system lacks; KOLO_ENOTSUP for reuse_port where there is
+ * no such thing; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_tcp_listen(kolo_loop *loop,
+                    const kolo_address *address,
+                    const kolo_listen_options *options,
+                    const kolo_listener_handler *handler,
+                    void *user,
+                    kolo_listener *out);
+
+/**
+ * Takes over a listening socket from elsewhere, such as one that a service manager handed to the
+ * process. From success on it is kolo's, and kolo closes it; after an error it is still the
+ * caller's. Of `options` (NULL for the defaults) what concerns accepting counts.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
+ * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
+ * no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+ * loop is being freed.
+ */
+int kolo_listener_adopt(kolo_loop *loop,
+                        kolo_socket socket,
+                        const kolo_listen_options *options,
+                        const kolo_listener_handler *handler,
+                        void *user,
+                        kolo_listener *out);
+
+/**
+ * The address at which a listener listens, with the port that the system chose.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_listener_address(kolo_loop *loop, kolo_listener listener, kolo_address *out);
+
+/**
+ * Accepts no more until kolo_listener_resume: those who connect wait in the backlog. Paused
+ * already: that is no error.
+ */
+int kolo_listener_pause(kolo_loop *loop, kolo_listener listener);
+
+/** Accepts again. Not paused: that is no error. */
+int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
+
+#ifdef __cplusplus
+}
+#endif
+
+/* Initialisers ===================================================================================
+ *
+ * For the structs that carry their size: kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+ * A language that cannot use them fills the struct with zeros and sets its size.
+ */
+
+#define KOLO_LOOP_OPTIONS_INIT { sizeof(kolo_loop_options), NULL, 0, 0, 0, NULL, NULL, false }
+#define KOLO_METRICS_INIT { sizeof(kolo_metrics), 0, 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_STREAM_HANDLER_INIT \
+    { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+#define KOLO_CONNECT_OPTIONS_INIT { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0 }
+#define KOLO_LISTEN_OPTIONS_INIT \
+    { sizeof(kolo_listen_options), 0, false, false, false, false, 0, 0, 0, 0, 0, 0 }
+#define KOLO_LISTENER_HANDLER_INIT { sizeof(kolo_listener_handler), NULL, NULL, NULL }
+
+#endif /* KOLO_H */

@@ -1,0 +1,298 @@
+//! TCP
+//!
+//! TCP connections are streams: what reads, writes and closes them is above. Here is what makes
+//! them, and what only they have.
+
+use std::ffi::{c_int, c_void};
+use std::mem::offset_of;
+use std::time::Duration;
+
+use super::address::{kolo_address, socket_address};
+use super::boundary::{c_bool, id, with_loop, Out};
+use super::listener::{bytes, give_back};
+use super::poll::{descriptor, socket};
+use super::sized::{self, first_size, Versioned};
+use super::stream::{adapter, kolo_stream_handler};
+use super::types::{kolo_loop, kolo_socket, kolo_tcp};
+use crate::error::{Code, Result};
+use crate::net::tcp::{ConnectOptions, Keepalive, TcpStream};
+use crate::sys;
+
+/// How a connection is made. Begin with KOLO_CONNECT_OPTIONS_INIT; a member that is zero means its
+/// default.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct kolo_connect_options {
+    /// sizeof(kolo_connect_options), set by KOLO_CONNECT_OPTIONS_INIT.
+    pub size: usize,
+    /// How long the connection may take to be made, until KOLO_ETIMEDOUT. 0: as long as the system
+    /// tries.
+    pub timeout_ns: u64,
+    /// The local address to connect from; port 0 for any. NULL: the system's choice. Read during
+    /// the call.
+    pub local: *const kolo_address,
+    /// Leave Nagle's algorithm on: small writes wait for the peer's acknowledgement. By default it
+    /// is off (TCP_NODELAY).
+    pub delay: c_bool,
+    /// Let the local address be one that a former connection still holds (SO_REUSEADDR).
+    pub reuse_address: c_bool,
+    /// The kernel's send buffer in bytes. 0: the system's choice.
+    pub send_buffer: u32,
+    /// The kernel's receive buffer in bytes. 0: the system's choice.
+    pub receive_buffer: u32,
+}
+
+// SAFETY: numbers and a pointer, the first of them the size.
+unsafe impl Versioned for kolo_connect_options {
+    const FIRST: usize = first_size::<Self>(offset_of!(Self, receive_buffer) + 4);
+}
+
+/// # Safety
+///
+/// `local` is NULL or readable.
+unsafe fn connect_options(given: &kolo_connect_options) -> Result<ConnectOptions> {
+    let local = match given.local.is_null() {
+        true => None,
+        // SAFETY: promised by the caller.
+        false => Some(unsafe { socket_address(given.local)? }),
+    };
+    Ok(ConnectOptions {
+        timeout: (given.timeout_ns > 0).then(|| Duration::from_nanos(given.timeout_ns)),
+        local,
+        reuse_address: given.reuse_address != 0,
+        delay: given.delay != 0,
+        send_buffer: bytes(given.send_buffer),
+        receive_buffer: bytes(given.receive_buffer),
+    })
+}
+
+fn tcp(handle: kolo_tcp) -> Result<TcpStream> {
+    Ok(TcpStream::from_id(id(handle)?))
+}
+
+/// Connects to an address. on_open of the handler comes when the connection is made; until then
+/// writes are queued. What the network says against it comes to on_error, also if it says so at
+/// once: KOLO_ECONNREFUSED, KOLO_ETIMEDOUT, KOLO_ENETUNREACH, KOLO_EHOSTUNREACH and their like.
+/// `options` may be NULL for the defaults.
+///
+/// Errors, of which no callback tells: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an
+/// address of no family, for structs of a wrong size, and for a local address of another family;
+/// KOLO_EADDRINUSE and KOLO_EADDRNOTAVAIL for the local address; KOLO_EAFNOSUPPORT for a family that
+/// the system lacks; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
+/// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_connect(
+    r#loop: *mut kolo_loop,
+    address: *const kolo_address,
+    options: *const kolo_connect_options,
+    handler: *const kolo_stream_handler,
+    user: *mut c_void,
+    out: *mut kolo_tcp,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (out, address, options, handler) = unsafe {
+            (
+                Out::new(out)?,
+                socket_address(address)?,
+                connect_options(&sized::read_or_default(options)?)?,
+                adapter(lp, handler, user)?,
+            )
+        };
+        let tcp = TcpStream::connect_boxed(&lp.inner, address, &options, handler)?;
+        out.set(tcp.id().to_raw());
+        Ok(())
+    })
+}
+
+/// Takes over a connected socket from elsewhere, which is open at once (on_open does not come).
+/// From success on it is kolo's, and kolo closes it; after an error it is still the caller's.
+///
+/// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
+/// for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a
+/// socket that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it can;
+/// KOLO_ECANCELED while the loop is being freed.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_adopt(
+    r#loop: *mut kolo_loop,
+    socket: kolo_socket,
+    handler: *const kolo_stream_handler,
+    user: *mut c_void,
+    out: *mut kolo_tcp,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (out, handler) = unsafe { (Out::new(out)?, adapter(lp, handler, user)?) };
+        let socket = sys::take_socket(descriptor(socket)?)?;
+        let adopted = TcpStream::adopt_boxed(&lp.inner, socket, handler);
+        let tcp = adopted.map_err(give_back)?;
+        out.set(tcp.id().to_raw());
+        Ok(())
+    })
+}
+
+/// Hands the socket out: from now on it is the caller's to close. The handle closes, and its
+/// on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
+///
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
+/// is being made.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_release(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    out: *mut kolo_socket,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let out = unsafe { Out::new(out)? };
+        let released = self::tcp(tcp)?.release(&lp.inner)?;
+        out.set(socket(sys::give_socket(released)));
+        Ok(())
+    })
+}
+
+/// Sends small writes at once (true, as at first), or lets Nagle's algorithm hold them back until
+/// the peer has acknowledged those before.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_set_nodelay(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    on: c_bool,
+) -> c_int {
+    with_loop(r#loop, |lp| self::tcp(tcp)?.set_nodelay(&lp.inner, on != 0))
+}
+
+/// Probes a peer that was silent for `idle_s` seconds, every `interval_s` seconds, and takes the
+/// connection for broken after `count` probes without an answer. `idle_s` 0: no probes, as at first;
+/// `interval_s` or `count` 0: the system's.
+///
+/// Errors: KOLO_EINVAL for numbers that the system refuses.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_set_keepalive(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    idle_s: u32,
+    interval_s: u32,
+    count: u32,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        let seconds = |number: u32| Duration::from_secs(number.into());
+        let keepalive = (idle_s > 0).then(|| Keepalive {
+            idle: seconds(idle_s),
+            interval: bytes(interval_s).map(seconds),
+            count: bytes(count),
+        });
+        self::tcp(tcp)?.set_keepalive(&lp.inner, keepalive)
+    })
+}
+
+/// What closing does with bytes that the peer has not acknowledged. -1, as at first: the system
+/// sends them in the background. Else it gives them so many seconds, and then resets the connection.
+/// Closing never blocks.
+///
+/// Errors: KOLO_EINVAL for numbers below -1.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_set_linger(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    seconds: i32,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        let linger = match seconds {
+            -1 => None,
+            seconds => {
+                let seconds = u64::try_from(seconds).map_err(|_| Code::EINVAL)?;
+                Some(Duration::from_secs(seconds))
+            }
+        };
+        self::tcp(tcp)?.set_linger(&lp.inner, linger)
+    })
+}
+
+/// Sets the sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more
+/// or less.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_set_buffers(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    send_bytes: u32,
+    receive_bytes: u32,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        self::tcp(tcp)?.set_buffers(&lp.inner, bytes(send_bytes), bytes(receive_bytes))
+    })
+}
+
+/// The sizes of the kernel's buffers in bytes, as the system counts them.
+///
+/// Errors: KOLO_EINVAL if either pointer is NULL.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_buffers(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    send_bytes: *mut u32,
+    receive_bytes: *mut u32,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (send, receive) = unsafe { (Out::new(send_bytes)?, Out::new(receive_bytes)?) };
+        let sizes = self::tcp(tcp)?.buffers(&lp.inner)?;
+        send.set(u32::try_from(sizes.0).unwrap_or(u32::MAX));
+        receive.set(u32::try_from(sizes.1).unwrap_or(u32::MAX));
+        Ok(())
+    })
+}
+
+/// The address of this end.
+///
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EAFNOSUPPORT for an adopted socket without an internet
+/// address.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_local(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    out: *mut kolo_address,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let out = unsafe { Out::new(out)? };
+        out.set(self::tcp(tcp)?.local_address(&lp.inner)?.into());
+        Ok(())
+    })
+}
+
+/// The address of the other end.
+///
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTCONN before the connection is made, and when it is
+/// broken; KOLO_EAFNOSUPPORT for an adopted socket without an internet address.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_peer(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    out: *mut kolo_address,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let out = unsafe { Out::new(out)? };
+        out.set(self::tcp(tcp)?.peer_address(&lp.inner)?.into());
+        Ok(())
+    })
+}
+
+/// The socket's descriptor, to look at, or to set options that kolo does not have. It is still
+/// kolo's: do not close it, and leave it non-blocking.
+///
+/// Errors: KOLO_EINVAL if `out` is NULL.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_socket(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    out: *mut kolo_socket,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let out = unsafe { Out::new(out)? };
+        out.set(socket(self::tcp(tcp)?.raw_socket(&lp.inner)?));
+        Ok(())
+    })
+}

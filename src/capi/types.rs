@@ -1,0 +1,118 @@
+//! Loops and handles
+//!
+//! A loop and a remote are opaque: kolo makes them and frees them. A handle is a number. It can be
+//! copied, kept, compared and hashed; it needs no memory of the program's. Every kind of handle has
+//! a name for its number, for the reader's sake; to the compiler they are all uint64_t.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use libc::intptr_t;
+
+use super::listener::kolo_listener_handler;
+use super::registry;
+use super::stream::kolo_stream_handler;
+use super::tables::Tables;
+use crate::error::{Code, Result};
+use crate::event_loop::Loop;
+use crate::remote::Remote;
+
+/// An event loop. Made by kolo_loop_new, freed by kolo_loop_free. It belongs to one thread.
+pub struct kolo_loop {
+    pub(super) inner: Loop,
+    pub(super) user: Cell<*mut c_void>,
+    pub(super) streams: Tables<kolo_stream_handler>,
+    pub(super) listeners: Tables<kolo_listener_handler>,
+    /// The stream whose handler was called last, and that handler's user pointer: while it runs,
+    /// the handler is out of its stream.
+    pub(super) told: Cell<(u64, *mut c_void)>,
+    /// The memory that `on_buffer` gave last.
+    pub(super) given: Cell<*mut u8>,
+    /// Walks under way.
+    walks: Cell<u32>,
+    freeing: Cell<bool>,
+}
+
+/// What other threads hold of a loop: see kolo_remote_post and kolo_remote_wake. It is counted
+/// how many hold it, and it may outlive its loop.
+pub struct kolo_remote {
+    pub(super) inner: Remote,
+}
+
+/// The number of a handle, whatever its kind. 0 is never a handle. Once a handle is closed its
+/// number is dead: every call with it returns KOLO_EBADF, also after its place was taken by a
+/// new handle, and also in another loop.
+pub type kolo_handle = u64;
+/// A timer.
+pub type kolo_timer = kolo_handle;
+/// A function called once in every turn.
+pub type kolo_hook = kolo_handle;
+/// A callback that other threads trigger.
+pub type kolo_waker = kolo_handle;
+/// A watched signal.
+pub type kolo_signal = kolo_handle;
+/// A watched descriptor that somebody else reads and writes.
+pub type kolo_poll = kolo_handle;
+/// A socket that listens for connections.
+pub type kolo_listener = kolo_handle;
+/// A stream of bytes in both directions, whatever carries it.
+pub type kolo_stream = kolo_handle;
+/// A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions.
+pub type kolo_tcp = kolo_stream;
+/// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
+pub type kolo_socket = intptr_t;
+
+impl kolo_loop {
+    pub(super) fn create(inner: Loop) -> Result<*mut kolo_loop> {
+        let driver = inner.driver_name();
+        let at = Box::into_raw(Box::new(kolo_loop {
+            inner,
+            user: Cell::new(std::ptr::null_mut()),
+            streams: Tables::new(),
+            listeners: Tables::new(),
+            told: Cell::new((0, std::ptr::null_mut())),
+            given: Cell::new(std::ptr::null_mut()),
+            walks: Cell::new(0),
+            freeing: Cell::new(false),
+        }));
+        // SAFETY: just made.
+        unsafe { &*at }.inner.set_embedder(at.cast());
+        if let Err(error) = registry::add(at, driver) {
+            // SAFETY: nobody else has heard of it.
+            drop(unsafe { Box::from_raw(at) });
+            return Err(error);
+        }
+        Ok(at)
+    }
+
+    /// An error while one of the loop's functions is on the stack that must not be called from
+    /// its own callbacks.
+    pub(super) fn check_idle(&self) -> Result<()> {
+        if self.inner.is_running() || self.walks.get() > 0 || self.freeing.get() {
+            return Err(Code::EBUSY.into());
+        }
+        Ok(())
+    }
+
+    /// Closes everything and tells those concerned, who may still use the loop.
+    pub(super) fn end(&self) {
+        struct Freeing<'a>(&'a Cell<bool>);
+        impl Drop for Freeing<'_> {
+            fn drop(&mut self) {
+                self.0.set(false);
+            }
+        }
+        self.freeing.set(true);
+        let _freeing = Freeing(&self.freeing);
+        self.inner.end();
+    }
+
+    /// Keeps the loop from being run or freed while `walk` calls back.
+    pub(super) fn while_walking<R>(&self, walk: impl FnOnce() -> R) -> R {
+        self.walks.set(self.walks.get() + 1);
+        // Nothing of this unwinds: the callbacks are C's, and the loop is only asked.
+        let result = walk();
+        self.walks.set(self.walks.get() - 1);
+        result
+    }
+}
