@@ -247,11 +247,18 @@ impl<S: Selector> Readiness<S> {
         completion
     }
 
-    /// The first bytes of an event; only when there may be more is it kept in mind.
+    /// The first bytes of an event. Nearly always they are all there are, and then nothing is to
+    /// be remembered.
     #[inline]
     fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
+        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
+        let outcome = read(source, &mut memory[..]);
+        if let Ok(length @ 1..RECEIVE_BUFFER) = outcome {
+            source.state.remove(State::READABLE);
+            return Some(Completion::Received(id, Received { memory, length }));
+        }
         source.state.insert(State::READABLE);
-        let completion = self.receive_once(id, source);
+        let completion = self.received(id, source, memory, outcome);
         if source.state.contains(State::READABLE) {
             let mut now = Current::new(id, Interest::empty(), false);
             now.bytes_left -= RECEIVE_BUFFER;
@@ -261,10 +268,20 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// One receive call into the shared buffer.
-    #[inline]
     fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let completion = match receive(source, &mut memory[..]) {
+        let outcome = read(source, &mut memory[..]);
+        self.received(id, source, memory, outcome)
+    }
+
+    fn received(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        memory: Box<Buffer>,
+        outcome: io::Result<usize>,
+    ) -> Option<Completion> {
+        let completion = match note_outcome(source, RECEIVE_BUFFER, outcome) {
             ReceiveInto::Bytes(length) => {
                 return Some(Completion::Received(id, Received { memory, length }));
             }
@@ -357,19 +374,22 @@ fn new_buffer() -> Box<Buffer> {
     Box::new([0; RECEIVE_BUFFER])
 }
 
-/// One receive call, and what it says of the socket's readiness.
+/// One receive call.
 #[inline]
-fn receive(source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
-    let room = memory.len();
-    let outcome = loop {
-        let Object::Socket(socket) = &source.object else {
-            return ReceiveInto::Nothing;
-        };
+fn read(source: &Source, memory: &mut [u8]) -> io::Result<usize> {
+    let Object::Socket(socket) = &source.object else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    loop {
         match (&mut &*socket).read(memory) {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => break outcome,
+            outcome => return outcome,
         }
-    };
+    }
+}
+
+/// What the outcome of a receive call says of the socket's readiness.
+fn note_outcome(source: &mut Source, room: usize, outcome: io::Result<usize>) -> ReceiveInto {
     match outcome {
         Ok(0) if room > 0 => {
             source.state.remove(State::RECEIVE | State::READABLE);
@@ -474,8 +494,8 @@ impl<S: Selector> Driver for Readiness<S> {
     #[inline]
     fn next<T: Sources>(&mut self, sources: &mut T) -> Option<Completion> {
         loop {
-            let mut now = if let Some(now) = self.current.take() {
-                now
+            let mut now = if self.current.is_some() {
+                self.current.take()?
             } else if self.handed_out < self.collected {
                 let ready = self.selector.ready(self.handed_out);
                 self.handed_out += 1;
@@ -527,7 +547,8 @@ impl<S: Selector> Driver for Readiness<S> {
     }
 
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
-        let outcome = receive(source, memory);
+        let outcome = read(source, memory);
+        let outcome = note_outcome(source, memory.len(), outcome);
         if matches!(outcome, ReceiveInto::Ended | ReceiveInto::Failed(_)) {
             self.follow(id, source);
         }
