@@ -1,5 +1,101 @@
 /*
- * kolo.h
+ * kolo.h: an event loop
+ *
+ * One thread waits for many things at once, and calls a function when one of them happens: timers,
+ * TCP connections, signals, work from other threads, and descriptors of other libraries.
+ *
+ * This file is the manual, and it is generated: every part begins with an introduction, then come
+ * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
+ * timers; hooks; other threads; signals; foreign descriptors; addresses; streams; TCP; listening;
+ * initialisers.
+ *
+ *
+ * An echo server
+ *
+ *     #include <kolo.h>
+ *     #include <stdio.h>
+ *
+ *     static void echo(kolo_loop *loop, kolo_stream stream, const uint8_t *data, size_t length,
+ *                      void *user) {
+ *         (void)user;
+ *         kolo_stream_write(loop, stream, data, length);
+ *     }
+ *
+ *     static void accepted(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, void *user) {
+ *         kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+ *         (void)listener, (void)user;
+ *         handler.on_data = echo;
+ *         kolo_stream_attach(loop, stream, &handler, NULL);
+ *     }
+ *
+ *     int main(void) {
+ *         kolo_loop *loop;
+ *         kolo_address address;
+ *         kolo_listener listener;
+ *         kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+ *         int error = kolo_loop_new(NULL, &loop);
+ *         if (error < 0) return 1;
+ *         handler.on_accept = accepted;
+ *         kolo_address_parse("127.0.0.1", 7000, &address);
+ *         error = kolo_tcp_listen(loop, &address, NULL, &handler, NULL, &listener);
+ *         if (error >= 0) error = kolo_loop_run(loop, KOLO_RUN_DEFAULT);
+ *         if (error < 0) fprintf(stderr, "%s\n", kolo_strerror(error));
+ *         kolo_loop_free(loop);
+ *         return error < 0;
+ *     }
+ *
+ *
+ * What holds everywhere
+ *
+ * Handles are numbers. kolo_timer_open and its like write a handle's number; the other functions
+ * take it. No memory of a handle is the program's, and none can dangle: a handle that is closed, of
+ * another kind, or of another loop gets KOLO_EBADF. kolo_close works on every kind, from anywhere.
+ *
+ * Callbacks get the loop, the handle and the `user` pointer that was given with them. They run on
+ * the loop's thread, inside kolo_loop_run or kolo_loop_free, one at a time, and never inside the
+ * call that causes them. (Only kolo_loop_walk calls back at once.) A callback may call every
+ * function, and close its own handle or any other, unless it says so here. It must return: no C++
+ * exception may leave it, and no longjmp.
+ *
+ * Closing is last. After kolo_close a handle's callbacks come no more; what was under way completes
+ * with KOLO_ECANCELED; then its on_close comes, once, and after that kolo keeps nothing of the
+ * program's: the place to free what `user` points to.
+ *
+ * Errors are negative ints, zero and above is success. Besides the errors that a function names,
+ * every function that takes a loop returns
+ *
+ *     KOLO_EINVAL        if the loop is NULL;
+ *     KOLO_EBADF         if it is no loop, or was freed;
+ *     KOLO_EWRONGTHREAD  if it belongs to another thread, or to none;
+ *     KOLO_EFORKED       in a forked child, before kolo_loop_fork;
+ *     KOLO_EPANIC        if a bug inside kolo was met. The loop can still be freed;
+ *
+ * every function that takes a handle KOLO_EBADF; and every function that needs a pointer KOLO_EINVAL
+ * for NULL. A call that fails has done nothing, and leaves what it would have written through an
+ * `out` pointer as it was.
+ *
+ * Threads. A loop belongs to one thread: the one that made it, or that took it with
+ * kolo_loop_attach_thread. Other threads hold a kolo_remote. A process may have many loops, and so
+ * may a thread. Functions that may be called from any thread say so.
+ *
+ * Memory. What is handed to a function (options, handlers, addresses, bytes, texts) is read or
+ * copied before it returns and need not live longer; the exception is kolo_stream_write_owned. What
+ * a callback is handed is there until it returns. Texts that are returned are static.
+ *
+ * Time is monotonic, in nanoseconds: names end with _ns. 0 means "none" where a timeout is meant.
+ *
+ * Structs with a `size` member may grow. Begin with their initialiser (KOLO_..._INIT), or with zeros
+ * and the size, and zero means the default. A program that was compiled with an older header works
+ * on; one that asks a library for what is too new for it gets KOLO_EINVAL.
+ *
+ * Stability. Within one major version functions, constants and, at the end of structs with a size,
+ * members are added; nothing else changes. kolo_address and kolo_buffer stay as they are.
+ *
+ * For other languages: functions take and return numbers and pointers only; enumerations travel as
+ * int, and a value that there is not gets KOLO_EINVAL; all constants are enumerators. Only the
+ * initialisers and the version are macros.
+ *
+ * SIGPIPE: kolo's own writes never raise it.
  */
 #ifndef KOLO_H
 #define KOLO_H
@@ -258,13 +354,19 @@ const char *kolo_version_string(void);
 
 /* The loop =======================================================================================
  *
- * One turn of the loop, in this order: the clock is updated and timers that are due fire; deferred
- * functions run; idle hooks, then prepare hooks run; the loop waits, unless something is at hand;
- * what came is handed out, then posted functions and wakers; check hooks run; closed handles hear
- * their last. All callbacks run in these phases, on the loop's thread, one at a time.
+ * One turn of the loop, in this order:
+ *
+ * 1. the clock is updated, and timers that are due fire;
+ * 2. deferred functions run;
+ * 3. idle hooks, then prepare hooks run;
+ * 4. the loop waits, unless something is at hand;
+ * 5. what came is handed out, then posted functions and wakers run, then what these deferred;
+ * 6. check hooks run;
+ * 7. closed handles hear their last.
  *
  * A loop is alive, and kolo_loop_run goes on, as long as there is an active handle with its
- * reference (see kolo_unref), a handle that is closing, or a deferred or posted function.
+ * reference (see kolo_unref), a handle that is closing, or a deferred or posted function. One turn
+ * is bounded, so that no busy connection keeps the others, or timers, from their turn.
  */
 
 /** How long kolo_loop_run runs. */
@@ -454,8 +556,8 @@ const char *kolo_loop_driver_name(kolo_loop *loop);
 int kolo_loop_metrics(kolo_loop *loop, kolo_metrics *out);
 
 /**
- * Runs a function in the next deferred phase: later in this turn, if the caller runs in a
- * callback of a phase before it or among the completions, else in the next. Deferred functions
+ * Runs a function when this callback has returned, in the next phase of the turn that runs deferred
+ * functions (2 or 5 above): those deferred by a deferred function wait for the phase after. They
  * run in order, and keep the loop alive until they ran.
  *
  * Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed.

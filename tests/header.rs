@@ -217,3 +217,46 @@ fn errors_are_those_of_the_library() {
     expected.insert("OK".to_owned(), 0);
     assert_eq!(declared, expected);
 }
+
+/// The program at the top of the header, and its initialisers, as a C and a C++ compiler see them.
+#[cfg(unix)]
+#[test]
+fn the_headers_example_compiles() {
+    let header = generate();
+    let example: String = header
+        .lines()
+        .skip_while(|line| *line != " * An echo server")
+        .take_while(|line| *line != " * What holds everywhere")
+        .filter_map(|line| line.strip_prefix(" *     "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    assert!(example.contains("int main(void)"), "{example}");
+    let initialised: String = header
+        .lines()
+        .filter_map(|line| line.strip_prefix("#define KOLO_")?.split_once("_INIT"))
+        .map(|(name, _)| {
+            let name = name.to_lowercase();
+            format!(
+                "kolo_{name} a_{name} = KOLO_{}_INIT;\n",
+                name.to_uppercase()
+            )
+        })
+        .collect();
+    assert_eq!(initialised.lines().count(), 6);
+
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
+    fs::create_dir_all(&folder).unwrap();
+    fs::write(folder.join("kolo.h"), &header).unwrap();
+    for (standard, file) in [("c99", "example.c"), ("c++11", "example.cc")] {
+        let file = folder.join(file);
+        fs::write(&file, format!("{example}{initialised}")).unwrap();
+        let output = std::process::Command::new(std::env::var_os("CC").unwrap_or("cc".into()))
+            .arg(format!("-std={standard}"))
+            .args("-Wall -Wextra -Wpedantic -Wconversion -Werror -fsyntax-only -I".split(' '))
+            .args([&folder, &file])
+            .output()
+            .expect("a C compiler, which linking Rust programs needs too");
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{standard}:\n{errors}");
+    }
+}

@@ -1,12 +1,18 @@
 //! The loop
 //!
-//! One turn of the loop, in this order: the clock is updated and timers that are due fire; deferred
-//! functions run; idle hooks, then prepare hooks run; the loop waits, unless something is at hand;
-//! what came is handed out, then posted functions and wakers; check hooks run; closed handles hear
-//! their last. All callbacks run in these phases, on the loop's thread, one at a time.
+//! One turn of the loop, in this order:
+//!
+//! 1. the clock is updated, and timers that are due fire;
+//! 2. deferred functions run;
+//! 3. idle hooks, then prepare hooks run;
+//! 4. the loop waits, unless something is at hand;
+//! 5. what came is handed out, then posted functions and wakers run, then what these deferred;
+//! 6. check hooks run;
+//! 7. closed handles hear their last.
 //!
 //! A loop is alive, and kolo_loop_run goes on, as long as there is an active handle with its
-//! reference (see kolo_unref), a handle that is closing, or a deferred or posted function.
+//! reference (see kolo_unref), a handle that is closing, or a deferred or posted function. One turn
+//! is bounded, so that no busy connection keeps the others, or timers, from their turn.
 
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::mem::offset_of;
@@ -258,15 +264,17 @@ pub unsafe extern "C" fn kolo_loop_update_now(r#loop: *mut kolo_loop) -> c_int {
 /// Errors: KOLO_ENOTSUP where the system has no such descriptor.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_backend_fd(r#loop: *mut kolo_loop) -> c_int {
-    with_loop(r#loop, |lp| {
-        #[cfg(unix)]
-        return lp.inner.backend_descriptor();
-        #[cfg(not(unix))]
-        return Err::<c_int, _>({
-            let _ = lp;
-            Code::ENOTSUP.into()
-        });
-    })
+    with_loop(r#loop, |lp| backend(&lp.inner))
+}
+
+#[cfg(unix)]
+fn backend(lp: &Loop) -> Result<c_int> {
+    lp.backend_descriptor()
+}
+
+#[cfg(not(unix))]
+fn backend(_lp: &Loop) -> Result<c_int> {
+    Err(Code::ENOTSUP.into())
 }
 
 /// How many nanoseconds another loop may wait before it must run this one; -1 for no limit but
@@ -376,8 +384,8 @@ pub unsafe extern "C" fn kolo_loop_metrics(
     })
 }
 
-/// Runs a function in the next deferred phase: later in this turn, if the caller runs in a
-/// callback of a phase before it or among the completions, else in the next. Deferred functions
+/// Runs a function when this callback has returned, in the next phase of the turn that runs deferred
+/// functions (2 or 5 above): those deferred by a deferred function wait for the phase after. They
 /// run in order, and keep the loop alive until they ran.
 ///
 /// Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed.
