@@ -112,6 +112,51 @@ TEST(once_is_one_turn_that_waits) {
     CHECK_INT(fired, 1);
 }
 
+static void count_status(kolo_loop *loop, int status, void *user) {
+    (void)loop, (void)status;
+    ++*(int *)user;
+}
+
+/* Something has happened already: a program that waits for it turn by turn must be asked before the next wait. */
+TEST(once_does_not_wait_after_a_due_timer) {
+    int fired = 0, never = 0;
+    start_timer(loop, SECONDS(3600), count_timer, &never);
+    start_timer(loop, 0, count_timer, &fired);
+    busy_wait_ns(MILLISECONDS(1));
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_ONCE), 1);
+    CHECK_INT(fired, 1);
+}
+
+TEST(once_does_not_wait_after_a_deferred_function) {
+    int called_back = 0, never = 0;
+    start_timer(loop, SECONDS(3600), count_timer, &never);
+    CHECK_OK(kolo_loop_defer(loop, count_status, &called_back));
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_ONCE), 1);
+    CHECK_INT(called_back, 1);
+}
+
+TEST(once_does_not_wait_after_a_post) {
+    int called_back = 0, never = 0;
+    kolo_remote *remote = NULL;
+    start_timer(loop, SECONDS(3600), count_timer, &never);
+    CHECK_OK(kolo_loop_remote(loop, &remote));
+    CHECK_OK(kolo_remote_post(remote, count_status, &called_back));
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_ONCE), 1);
+    CHECK_INT(called_back, 1);
+    CHECK_OK(kolo_remote_release(remote));
+}
+
+TEST(once_does_not_wait_after_a_close) {
+    int never = 0, closed = 0;
+    kolo_timer timer = 0;
+    start_timer(loop, SECONDS(3600), count_timer, &never);
+    CHECK_OK(kolo_timer_open(loop, count_timer, &never, &timer));
+    CHECK_OK(kolo_on_close(loop, timer, count_timer, &closed));
+    CHECK_OK(kolo_close(loop, timer));
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_ONCE), 1);
+    CHECK_INT(closed, 1);
+}
+
 TEST(nowait_is_one_turn_that_does_not_wait) {
     int fired = 0;
     start_timer(loop, SECONDS(3600), count_timer, &fired);
