@@ -84,8 +84,8 @@ impl Loops {
 /// An error unless a loop lives at this address and belongs to the calling thread.
 #[inline]
 pub(super) fn check(at: *const kolo_loop) -> Result<()> {
-    let current = CURRENT.try_with(Cell::get).unwrap_or(ptr::null());
-    if at == current && !at.is_null() {
+    let known = CURRENT.try_with(Cell::get).is_ok_and(|it| it == at);
+    if known && !at.is_null() {
         return Ok(());
     }
     check_in_registry(at)
