@@ -14,9 +14,11 @@ use std::collections::VecDeque;
 use std::sync::atomic::{compiler_fence, AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, RwLock};
 
+use smallbox::smallbox;
+
 use crate::driver::Wake;
 use crate::error::{Code, Result};
-use crate::event_loop::{Loop, Task};
+use crate::event_loop::{Loop, Posted, Task};
 use crate::handles::{Body, Id};
 use crate::sys;
 
@@ -73,12 +75,14 @@ pub(crate) struct Mailbox {
     posts: Mutex<Posts>,
     /// Posts in the queue, to be read without the lock.
     waiting: AtomicUsize,
+    /// Posts that the loop has taken over and not run yet. Only its thread writes it.
+    taken: AtomicUsize,
     waker: RwLock<Arc<dyn Wake>>,
     capacity: usize,
 }
 
 struct Posts {
-    queue: VecDeque<Box<dyn Task + Send>>,
+    queue: VecDeque<Posted>,
     /// Wakers whose callback is due.
     woken: Vec<Id>,
 }
@@ -93,6 +97,7 @@ impl Mailbox {
                 woken: Vec::new(),
             }),
             waiting: AtomicUsize::new(0),
+            taken: AtomicUsize::new(0),
             waker: RwLock::new(waker),
             capacity,
         }
@@ -115,15 +120,29 @@ impl Mailbox {
     }
 
     pub fn has_posts(&self) -> bool {
-        self.waiting.load(Ordering::Relaxed) > 0
+        self.posts_waiting() > 0
     }
 
     pub fn posts_waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed)
+        self.waiting.load(Ordering::Relaxed) + self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Moves what was posted to the loop's own queue, with one lock for all of it.
+    fn take_over(&self, posted: &mut VecDeque<Posted>) -> Vec<Id> {
+        let mut posts = self.posts();
+        if posted.is_empty() {
+            // The memory changes sides: neither queue grows anew.
+            std::mem::swap(posted, &mut posts.queue);
+        } else {
+            posted.append(&mut posts.queue);
+        }
+        self.taken.store(posted.len(), Ordering::Relaxed);
+        self.waiting.store(0, Ordering::Relaxed);
+        std::mem::take(&mut posts.woken)
     }
 
     /// The loop is going: nothing more is taken; what had been taken.
-    pub fn end(&self) -> VecDeque<Box<dyn Task + Send>> {
+    pub fn end(&self) -> VecDeque<Posted> {
         let mut posts = self.posts();
         self.ended.store(true, Ordering::SeqCst);
         self.waiting.store(0, Ordering::Relaxed);
@@ -185,10 +204,11 @@ impl Remote {
             if self.mailbox.ended.load(Ordering::Relaxed) {
                 return Err(Code::ECANCELED.into());
             }
-            if posts.queue.len() >= self.mailbox.capacity {
+            let taken = self.mailbox.taken.load(Ordering::Relaxed);
+            if posts.queue.len() + taken >= self.mailbox.capacity {
                 return Err(Code::ENOBUFS.into());
             }
-            posts.queue.push_back(Box::new(task));
+            posts.queue.push_back(smallbox!(Some(task)));
             self.mailbox
                 .waiting
                 .store(posts.queue.len(), Ordering::Relaxed);
@@ -295,17 +315,15 @@ impl Loop {
         }
     }
 
-    /// Posted functions and wakers: those that were there when the phase began.
+    /// Posted functions and wakers: those that were there when the phase began. What is posted
+    /// meanwhile raises the flag again, and has its turn in the next.
     pub(crate) fn run_posted(&self) {
         let mailbox = &*self.mailbox;
         if !mailbox.flag.is_raised() && !mailbox.has_posts() {
             return;
         }
         mailbox.flag.lower();
-        let (mut left, woken) = {
-            let mut posts = mailbox.posts();
-            (posts.queue.len(), std::mem::take(&mut posts.woken))
-        };
+        let woken = mailbox.take_over(&mut self.core.borrow_mut().posted);
         for id in &woken {
             if let Ok(Body::Waker(state)) = self
                 .core
@@ -325,18 +343,16 @@ impl Loop {
             let events = woken.into_iter().map(crate::event_loop::Deferred::Waker);
             core.deferred.extend(events);
         }
-        while left > 0 {
-            left -= 1;
-            let task = {
-                let mut posts = mailbox.posts();
-                let task = posts.queue.pop_front();
-                mailbox.waiting.store(posts.queue.len(), Ordering::Relaxed);
-                task
+        loop {
+            let next = {
+                let mut core = self.core.borrow_mut();
+                let next = core.posted.pop_front();
+                mailbox.taken.store(core.posted.len(), Ordering::Relaxed);
+                next
             };
-            let Some(task) = task else { return };
+            let Some(mut task) = next else { return };
             self.callback(None, |lp| task.run(lp));
         }
-        // What stays behind was posted meanwhile, and has raised the flag again.
     }
 
     pub(crate) fn waker_woken(&self, id: Id) {

@@ -417,11 +417,11 @@ impl Function {
 }
 
 impl Task for Function {
-    fn run(self: Box<Self>, lp: &Loop) {
+    fn run(self, lp: &Loop) {
         self.call(lp, 0);
     }
 
-    fn cancel(self: Box<Self>, lp: &Loop) {
+    fn cancel(self, lp: &Loop) {
         self.call(lp, super::boundary::number(Code::ECANCELED.into()));
     }
 }

@@ -80,6 +80,14 @@ impl<P: Copy> Wheel<P> {
         }
     }
 
+    /// The timers that [`Wheel::pop_expired`] looks at next, as far as they are gathered already.
+    pub(crate) fn upcoming(&self) -> impl Iterator<Item = P> + '_ {
+        let gathered = self.due.get(self.due_head..).unwrap_or(&[]);
+        gathered
+            .iter()
+            .map(|due| self.nodes[due.node as usize].payload)
+    }
+
     fn end_phase(&mut self) {
         self.in_phase = false;
         self.bound_stale();
