@@ -42,7 +42,7 @@ use crate::timers::{TimerKey, Wheel};
 pub enum RunMode {
     /// Until nothing keeps the loop alive, or [`Loop::stop`].
     Default = 0,
-    /// One turn, waiting for something to happen.
+    /// One turn, waiting for something to happen unless timers were due or functions deferred.
     Once = 1,
     /// One turn without waiting.
     NoWait = 2,
@@ -247,12 +247,19 @@ impl Loop {
 
     fn turn(&self, mode: RunMode) -> Result<()> {
         self.meter.turn();
+        let callbacks = self.meter.callbacks();
         self.refresh_clock();
         self.run_timers();
         self.run_deferred();
+        // Whoever asked for one turn must hear of what happened before the next wait.
+        let waits = match mode {
+            RunMode::Default => true,
+            RunMode::Once => self.meter.callbacks() == callbacks,
+            RunMode::NoWait => false,
+        };
         self.run_hooks(HookKind::Idle);
         self.run_hooks(HookKind::Prepare);
-        self.wait(mode)?;
+        self.wait(waits)?;
         self.run_completions();
         self.run_posted();
         self.run_deferred();
@@ -659,10 +666,10 @@ impl Loop {
         }
     }
 
-    fn wait(&self, mode: RunMode) -> Result<()> {
+    fn wait(&self, waits: bool) -> Result<()> {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
-        let timeout = if mode == RunMode::NoWait || self.stopping.get() {
+        let timeout = if !waits || self.stopping.get() {
             Some(0)
         } else {
             if self.clock_stale.get() && core.wheel.len() > 0 {

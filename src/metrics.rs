@@ -71,6 +71,10 @@ impl Meter {
         add(&self.turns, 1);
     }
 
+    pub fn callbacks(&self) -> u64 {
+        self.callbacks.get()
+    }
+
     pub fn event(&self) {
         add(&self.events, 1);
     }
