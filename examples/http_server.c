@@ -157,8 +157,10 @@ static void on_drained(kolo_loop *loop, kolo_stream stream, int status, void *us
 {
     struct connection *c = user;
     (void)stream;
-    if (status < 0)
-        return; /* closing: on_close comes */
+    if (status < 0) {
+        drop(c); /* the connection is broken or, with KOLO_ECANCELED, closing already */
+        return;
+    }
     c->drained = true;
     /* Closing while the client still sends would reset the connection, and our last reply could be lost with it. So its
      * end is awaited, for a while. */
@@ -281,8 +283,10 @@ static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void 
     struct connection *c = user;
     (void)loop;
     (void)stream;
-    if (status < 0)
-        return; /* closing: on_close frees what we hold */
+    if (status < 0) {
+        drop(c);
+        return;
+    }
     if (c->left > 0) {
         send_next_piece(c);
         return;

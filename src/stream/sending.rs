@@ -238,10 +238,12 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     let empty = !stream.must_queue() && !gathered;
     if empty && stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING {
         stream.status.insert(Status::SHUT);
-        let outcome = stream
-            .source
-            .socket()
-            .and_then(|socket| socket.shutdown(Shutdown::Write).map_err(Error::from));
+        // A stream that is finishing is closed right after, which ends it as well.
+        let outcome = match stream.source.socket() {
+            Ok(_) if stream.status.contains(Status::FINISHING) => Ok(()),
+            Ok(socket) => socket.shutdown(Shutdown::Write).map_err(Error::from),
+            Err(error) => Err(error),
+        };
         if let Some(done) = stream
             .writes
             .as_mut()
