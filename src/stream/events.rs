@@ -129,6 +129,16 @@ impl Loop {
 
     /// Tells what the stream has to tell: writes that ended, a drained queue, its failure.
     pub(crate) fn stream_events(&self, id: Id) {
+        /// When a callback unwinds, the next run tells the rest.
+        struct Rest<'a>(&'a Loop, Id);
+        impl Drop for Rest<'_> {
+            fn drop(&mut self) {
+                if std::thread::panicking() {
+                    defer(&mut self.0.core.borrow_mut(), self.1);
+                }
+            }
+        }
+        let _rest = Rest(self, id);
         let finished = {
             let mut core = self.core.borrow_mut();
             let Ok(stream) = state(&mut core.handles, id) else {
