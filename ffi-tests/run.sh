@@ -46,26 +46,27 @@ trap 'exit 130' INT TERM
 job() {
     local name=$1 seconds=$2
     shift 2
-    while [ "$(jobs -pr | wc -l)" -ge "$jobs_at_once" ]; do wait -n; done
-    local log=$logs/${#names[@]}
-    (
-        timeout -k 10 "$seconds" "$@" >"$log" 2>&1 </dev/null
-        status=$?
-        [ "$status" != 124 ] || echo "no end after $seconds seconds" >>"$log"
-        echo "$status" >"$log.status"
-    ) &
+    # (`wait -n` would take the status away from `finish`.)
+    while [ "$(jobs -pr | wc -l)" -ge "$jobs_at_once" ]; do sleep 0.02; done
+    timeout -k 10 "$seconds" "$@" >"$logs/${#names[@]}" 2>&1 </dev/null &
     names+=("$name")
     pids+=($!)
+}
+
+# valgrind 3.19 does not know epoll_pwait2, says so at length, and answers ENOSYS, which kolo can live with.
+without_noise() {
+    sed -E '/^--[0-9]+-- WARNING: unhandled .* syscall: 441$/,/^--[0-9]+-- it at http/d' "$1"
 }
 
 # Shows what the jobs said, in their order, and counts it. A program that fails without naming a test has failed as one.
 finish() {
     local i log status ok bad
-    wait
     for i in "${!names[@]}"; do
         log=$logs/$i
-        status=$(cat "$log.status" 2>/dev/null || echo 1)
-        cat "$log"
+        wait "${pids[$i]}"
+        status=$?
+        without_noise "$log"
+        [ "$status" != 124 ] || echo "    stopped: no end in time"
         ok=$(grep -c '^ok ' "$log")
         bad=$(grep -c '^FAILED ' "$log")
         if [ "$bad" = 0 ] && [ "$status" != 0 ]; then
@@ -188,7 +189,7 @@ suite_valgrind() {
     local program
     heading "C programs under valgrind: no error, no leak"
     build_c gcc gcc "${shared[@]}"
-    export KOLO_TEST_SECONDS=300
+    export KOLO_TEST_SECONDS=120
     for program in "${c_programs[@]}"; do
         job "$program" 1200 valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect,possible \
             --errors-for-leak-kinds=definite,indirect,possible --error-exitcode=9 --num-callers=30 \

@@ -6,6 +6,7 @@
 #include <netinet/in.h>
 #include <pthread.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
 #include <time.h>
@@ -87,6 +88,7 @@ static bool run_test(const test_entry *entry) {
     pid_t child = fork();
     if (child == 0) {
         setpgid(0, 0);
+        prctl(PR_SET_PDEATHSIG, SIGKILL); /* when this program is ended, its tests are */
         sigprocmask(SIG_SETMASK, &before, NULL);
         run_body(entry);
         exit(0);

