@@ -1,6 +1,5 @@
 //! Errors: one table, the same numbers on every system.
 
-use std::cell::Cell;
 use std::fmt;
 use std::io;
 
@@ -152,10 +151,6 @@ pub struct Error {
 /// A result of kolo.
 pub type Result<T> = std::result::Result<T, Error>;
 
-thread_local! {
-    static LAST_SYSTEM: Cell<i32> = const { Cell::new(0) };
-}
-
 impl Error {
     /// An error of kolo's own, with no system error behind it.
     pub const fn new(code: Code) -> Error {
@@ -168,7 +163,6 @@ impl Error {
         let code = Code::from_errno(system).unwrap_or(Code::EUNKNOWN);
         #[cfg(not(unix))]
         let code = crate::sys::code_of(system);
-        LAST_SYSTEM.with(|last| last.set(system));
         Error { code, system }
     }
 
@@ -187,11 +181,6 @@ impl Error {
     pub const fn system(self) -> i32 {
         self.system
     }
-}
-
-/// The system's own number behind the last system error that kolo met on this thread; 0 if none.
-pub fn last_system_error() -> i32 {
-    LAST_SYSTEM.with(Cell::get)
 }
 
 impl fmt::Debug for Error {
@@ -321,7 +310,6 @@ mod tests {
                 io::Error::from(refused).kind(),
                 io::ErrorKind::ConnectionRefused
             );
-            assert_eq!(last_system_error(), libc::ECONNREFUSED);
         }
     }
 

@@ -55,7 +55,7 @@ mod timer;
 mod timers;
 
 pub use driver::Interest;
-pub use error::{last_system_error, Code, Error, Result};
+pub use error::{Code, Error, Result};
 pub use event_loop::{Loop, RunMode, Task};
 pub use handles::{Id, Kind};
 pub use hook::{Hook, HookKind};
