@@ -92,10 +92,16 @@ impl Meter {
         add(&self.callbacks_ns, took);
         self.longest_ns.set(self.longest_ns.get().max(took));
         if took > self.slow_ns {
-            let on_slow = self.on_slow.borrow_mut().take();
-            if let Some(mut on_slow) = on_slow {
+            /// Puts the watchdog's callback back, also when it unwinds.
+            struct Lent<'a>(&'a Meter, Option<SlowCallback>);
+            impl Drop for Lent<'_> {
+                fn drop(&mut self) {
+                    *self.0.on_slow.borrow_mut() = self.1.take();
+                }
+            }
+            let mut lent = Lent(self, self.on_slow.borrow_mut().take());
+            if let Some(on_slow) = &mut lent.1 {
                 on_slow(lp, id, Duration::from_nanos(took));
-                *self.on_slow.borrow_mut() = Some(on_slow);
             }
         }
     }
