@@ -102,7 +102,11 @@ pub(super) fn write_owned(
         }
     }
     refresh_active(core, id);
-    Ok(state(&mut core.handles, id)?.flow())
+    let stream = state(&mut core.handles, id)?;
+    if let Some(writes) = &mut stream.writes {
+        writes.note_level();
+    }
+    Ok(stream.flow())
 }
 
 fn queue_copy(stream: &mut StreamState, data: &[u8], now: u64) {

@@ -221,16 +221,15 @@ impl Writes {
     pub fn push_vec(&mut self, bytes: Vec<u8>) {
         self.queued += bytes.len();
         self.segments.push_back(Segment::Copied(bytes));
-        self.note_level();
     }
 
     pub fn push_owned(&mut self, write: OwnedWrite) {
         self.queued += write.payloads.length();
         self.segments.push_back(Segment::Owned(write));
-        self.note_level();
     }
 
-    fn note_level(&mut self) {
+    /// After pushing, once it has been seen what the kernel takes at once: that never was queued.
+    pub fn note_level(&mut self) {
         self.full |= self.queued >= self.marks.high;
     }
 
