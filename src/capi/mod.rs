@@ -6,7 +6,7 @@
 //! anew; `tests/header.rs` says how it is put together, and compares.
 //!
 //! Ownership, once for all: a `kolo_loop` is a box that C holds by its pointer and that Rust only
-//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is an `Arc`'s pointer;
+//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is a box that counts its holders;
 //! everything else is a number or is copied during the call.
 
 // The names are C's, and the documentation is a C manual: its words are not Rust links. What makes
@@ -17,7 +17,7 @@
     rustdoc::broken_intra_doc_links,
     rustdoc::bare_urls
 )]
-// They are; where thread-local variables are made by the library instead of the linker, clippy 1.96
+// The initialisers are constant; on systems without thread-local storage of the linker's, clippy 1.96
 // does not see it.
 #![allow(clippy::missing_const_for_thread_local)]
 

@@ -6,6 +6,7 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
+use std::sync::atomic::AtomicUsize;
 
 use libc::intptr_t;
 
@@ -37,6 +38,7 @@ pub struct kolo_loop {
 /// how many hold it, and it may outlive its loop.
 pub struct kolo_remote {
     pub(super) inner: Remote,
+    pub(super) references: AtomicUsize,
 }
 
 /// The number of a handle, whatever its kind. 0 is never a handle. Once a handle is closed its
