@@ -297,17 +297,15 @@ impl Stream {
 
     pub(crate) fn attach_boxed(self, lp: &Loop, handler: Box<dyn StreamHandler>) -> Result<()> {
         let former;
+        // Asked first: the user's code may call the loop.
+        let (reads, has_memory) = (handler.reads(), handler.has_memory());
         {
             let mut core = lp.core()?;
-            let reads = handler.reads();
             let stream = state(&mut core.handles, self.0)?;
             let first = !stream.is_attached();
             stream.status.insert(Status::ATTACHED);
-            stream.status.set(Status::HAS_MEMORY, handler.has_memory());
-            stream
-                .source
-                .state
-                .set(State::OWN_MEMORY, handler.has_memory());
+            stream.status.set(Status::HAS_MEMORY, has_memory);
+            stream.source.state.set(State::OWN_MEMORY, has_memory);
             former = stream.handler.replace(handler);
             if first && reads {
                 start_reading(&mut core, self.0)?;
