@@ -182,6 +182,41 @@ TEST(on_close_is_one_per_handle) {
     CHECK_INT(second, 1);
 }
 
+TEST(on_close_can_be_taken_back) {
+    kolo_timer timer = 0;
+    int closed = 0;
+    CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &timer));
+    CHECK_OK(kolo_on_close(loop, timer, note_closed, &closed));
+    CHECK_OK(kolo_on_close(loop, timer, NULL, NULL));
+    CHECK_OK(kolo_close(loop, timer));
+    run_to_end(loop);
+    CHECK_INT(closed, 0);
+}
+
+static void close_the_other_loops(kolo_loop *loop, kolo_timer timer, void *user) {
+    (void)timer;
+    kolo_loop *other = user;
+    kolo_metrics metrics = KOLO_METRICS_INIT;
+    CHECK_OK(kolo_loop_metrics(other, &metrics));
+    CHECK_INT(metrics.handles, 1);
+    CHECK_OK(kolo_loop_free(other)); /* the callback is of this loop, not of that one */
+    CHECK_ERROR(kolo_loop_alive(other), KOLO_EBADF);
+    CHECK_INT(kolo_loop_alive(loop), 0); /* and this one is as before */
+}
+
+TEST(another_loop_is_freed_in_a_callback_of_this_one) {
+    kolo_loop *other = NULL;
+    kolo_timer timer = 0, theirs = 0;
+    int closed = 0;
+    CHECK_OK(kolo_loop_new(NULL, &other));
+    CHECK_OK(kolo_timer_open(other, no_timer, NULL, &theirs));
+    CHECK_OK(kolo_on_close(other, theirs, note_closed, &closed));
+    CHECK_OK(kolo_timer_open(loop, close_the_other_loops, other, &timer));
+    CHECK_OK(kolo_timer_start(loop, timer, 0, 0));
+    run_to_end(loop);
+    CHECK_INT(closed, 1);
+}
+
 typedef struct chain {
     int left;
     int closed;

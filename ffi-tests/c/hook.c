@@ -167,7 +167,7 @@ static void start_another(kolo_loop *loop, kolo_hook hook, void *user) {
     CHECK_OK(kolo_hook_start(loop, *(kolo_hook *)user));
 }
 
-TEST(starting_another_in_a_callback) {
+TEST(starting_another_of_its_kind_in_a_callback) {
     for (int i = 0; i < KINDS; i++) {
         record started;
         kolo_hook starter = 0;
@@ -175,9 +175,9 @@ TEST(starting_another_in_a_callback) {
         CHECK_OK(kolo_hook_open(loop, kinds[i], start_another, &started.hook, &starter));
         CHECK_OK(kolo_hook_start(loop, starter));
         CHECK(kolo_loop_run(loop, KOLO_RUN_NOWAIT) == 1);
-        CHECK(started.calls <= 1);
+        CHECK_INT(started.calls, 0); /* from the next turn on */
         CHECK(kolo_loop_run(loop, KOLO_RUN_NOWAIT) == 1);
-        CHECK(started.calls >= 1 && started.calls <= 2);
+        CHECK_INT(started.calls, 1);
         CHECK_OK(kolo_close(loop, starter));
         CHECK_OK(kolo_close(loop, started.hook));
         run_to_end(loop);

@@ -271,6 +271,29 @@ TEST(stop_before_a_run_is_for_the_next_run) {
     CHECK_INT(fired, 0);
 }
 
+static void stop_posted(kolo_loop *loop, int status, void *user) {
+    (void)user;
+    CHECK_OK(status);
+    CHECK_OK(kolo_loop_stop(loop));
+}
+
+static void *post_stop(void *remote) {
+    CHECK_OK(kolo_remote_post(remote, stop_posted, NULL));
+    CHECK_OK(kolo_remote_release(remote));
+    return NULL;
+}
+
+TEST(stop_from_another_thread_by_a_post) {
+    kolo_remote *remote = NULL;
+    pthread_t thread;
+    int fired = 0;
+    start_timer(loop, SECONDS(3600), count_timer, &fired);
+    CHECK_OK(kolo_loop_remote(loop, &remote));
+    CHECK_INT(pthread_create(&thread, NULL, post_stop, remote), 0);
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_DEFAULT), 1);
+    CHECK_INT(pthread_join(thread, NULL), 0);
+}
+
 /* ---- the clock ---- */
 
 TEST(the_clock_is_cached_and_can_be_updated) {
@@ -758,6 +781,7 @@ TEST(metrics_count) {
     CHECK_INT(now.callbacks, 7);
     CHECK_INT(now.handles, 1);
     CHECK_OK(kolo_close(loop, check));
+    CHECK_INT(metrics_of(loop).handles, 1); /* it is closing */
     CHECK_OK(kolo_loop_remote(loop, &remote));
     for (int i = 0; i < 3; i++) CHECK_OK(kolo_remote_post(remote, note_number, NULL));
     CHECK_INT(metrics_of(loop).posts_waiting, 3);
@@ -831,6 +855,27 @@ TEST_WITHOUT_LOOP(the_watchdog_reports_a_slow_callback) {
     CHECK_INT(seen.reports, 1);
     CHECK(seen.handle == timer);
     CHECK(seen.elapsed >= length);
+    CHECK_OK(kolo_loop_free(loop));
+}
+
+static void busy_and_closed(kolo_loop *loop, kolo_timer timer, void *user) {
+    busy(loop, timer, user);
+    CHECK_OK(kolo_close(loop, timer));
+}
+
+TEST_WITHOUT_LOOP(the_watchdog_names_a_handle_that_closed_itself) {
+    kolo_loop_options options = KOLO_LOOP_OPTIONS_INIT;
+    kolo_loop *loop = NULL;
+    slow seen = {0, 0, 0};
+    uint64_t length = MILLISECONDS(2);
+    options.slow_callback_ns = MILLISECONDS(1);
+    options.on_slow = note_slow;
+    options.on_slow_user = &seen;
+    CHECK_OK(kolo_loop_new(&options, &loop));
+    kolo_timer timer = start_timer(loop, 0, busy_and_closed, &length);
+    run_to_end(loop);
+    CHECK(seen.reports >= 1);
+    CHECK(seen.handle == timer);
     CHECK_OK(kolo_loop_free(loop));
 }
 

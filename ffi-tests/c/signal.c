@@ -3,6 +3,7 @@
 
 #include <pthread.h>
 #include <signal.h>
+#include <sys/resource.h>
 
 typedef struct record {
     kolo_signal handle;
@@ -165,6 +166,49 @@ TEST(signals_that_cannot_be_watched) {
         if (real) SYSTEM(sigaction(numbers[i], NULL, &after));
         if (real) CHECK(before.sa_handler == after.sa_handler);
     }
+}
+
+TEST(starting_without_descriptors) {
+    record one;
+    struct rlimit limit, before;
+    open_record(loop, &one, 0);
+    SYSTEM(getrlimit(RLIMIT_NOFILE, &before));
+    limit = before;
+    int lowest = SYSTEM(dup(0));
+    SYSTEM(close(lowest));
+    limit.rlim_cur = (rlim_t)lowest; /* no descriptor more */
+    SYSTEM(setrlimit(RLIMIT_NOFILE, &limit));
+    CHECK_ERROR(kolo_signal_start(loop, one.handle, SIGUSR1), KOLO_EMFILE);
+    CHECK_INT(kolo_is_active(loop, one.handle), 0);
+    SYSTEM(setrlimit(RLIMIT_NOFILE, &before));
+    CHECK_OK(kolo_signal_start(loop, one.handle, SIGUSR1));
+    CHECK_INT(raise(SIGUSR1), 0);
+    RUN_UNTIL(loop, one.calls == 1);
+}
+
+TEST_WITHOUT_LOOP(more_loops_than_can_watch_signals) {
+    enum { MOST = 256 };
+    static kolo_loop *loops[MOST + 1];
+    static record records[MOST + 1];
+    struct rlimit limit;
+    SYSTEM(getrlimit(RLIMIT_NOFILE, &limit));
+    if (limit.rlim_cur < 4096) {
+        limit.rlim_cur = limit.rlim_max < 4096 ? limit.rlim_max : 4096; /* a loop needs a few descriptors */
+        SYSTEM(setrlimit(RLIMIT_NOFILE, &limit));
+    }
+    for (int i = 0; i <= MOST; i++) {
+        CHECK_OK(kolo_loop_new(NULL, &loops[i]));
+        open_record(loops[i], &records[i], 0);
+        CHECK_ERROR(kolo_signal_start(loops[i], records[i].handle, SIGUSR1), i < MOST ? KOLO_OK : KOLO_ENOBUFS);
+    }
+    CHECK_INT(kolo_is_active(loops[MOST], records[MOST].handle), 0);
+    CHECK_INT(raise(SIGUSR1), 0);
+    for (int i = 0; i < MOST; i++) RUN_UNTIL(loops[i], records[i].calls == 1);
+    CHECK_OK(kolo_loop_free(loops[0]));
+    CHECK_OK(kolo_signal_start(loops[MOST], records[MOST].handle, SIGUSR1)); /* the place of the first */
+    CHECK_INT(raise(SIGUSR1), 0);
+    RUN_UNTIL(loops[MOST], records[MOST].calls == 1);
+    for (int i = 1; i <= MOST; i++) CHECK_OK(kolo_loop_free(loops[i]));
 }
 
 /* ---- the disposition ---- */

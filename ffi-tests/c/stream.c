@@ -10,6 +10,18 @@
 
 #define MEGABYTE ((size_t)1024 * 1024)
 
+static int done_calls;
+static int done_status[4096];
+static intptr_t done_order[4096];
+
+static void note_done(kolo_loop *loop, kolo_stream stream, int status, void *user) {
+    (void)loop;
+    CHECK(stream != 0);
+    CHECK(done_calls < 4096);
+    done_status[done_calls] = status;
+    done_order[done_calls++] = (intptr_t)user;
+}
+
 /* ---- reading and writing ---- */
 
 TEST(bytes_go_both_ways) {
@@ -406,6 +418,50 @@ TEST(a_handler_replaces_itself_in_its_callback) {
     raw_close(&end.socket);
 }
 
+static void ask_for_user(kolo_loop *loop, kolo_stream stream, const uint8_t *data, size_t length, void *user) {
+    void *got = NULL;
+    (void)data, (void)length;
+    CHECK_OK(kolo_stream_user(loop, stream, &got));
+    CHECK(got == user);
+    ++*(int *)user;
+}
+
+TEST(the_user_pointer_inside_a_callback) {
+    half end;
+    int calls = 0;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    half_open(loop, &end);
+    handler.on_data = ask_for_user;
+    CHECK_OK(kolo_stream_attach(loop, end.peer.stream, &handler, &calls));
+    raw_write_all(end.socket, "x", 1);
+    RUN_UNTIL(loop, calls == 1);
+    CHECK_OK(kolo_close(loop, end.peer.stream));
+    run_to_end(loop);
+    raw_close(&end.socket);
+}
+
+TEST(without_on_data_bytes_wait_until_read_start) {
+    int sockets[2];
+    peer me;
+    kolo_tcp stream = 0;
+    kolo_stream_handler nothing = KOLO_STREAM_HANDLER_INIT, handler = peer_handler();
+    raw_pair(sockets);
+    memset(&me, 0, sizeof me);
+    CHECK_OK(kolo_tcp_adopt(loop, sockets[0], &nothing, NULL, &stream));
+    CHECK_INT(kolo_is_active(loop, stream), 0);
+    raw_write_all(sockets[1], "patient", 7);
+    run_some_turns(loop);
+    CHECK_OK(kolo_stream_attach(loop, stream, &handler, &me));
+    CHECK_OK(kolo_stream_read_start(loop, stream));
+    CHECK_INT(kolo_is_active(loop, stream), 1);
+    RUN_UNTIL(loop, me.received == 7);
+    CHECK_RECEIVED(&me, "patient");
+    CHECK_OK(kolo_close(loop, stream));
+    run_to_end(loop);
+    peer_free(&me);
+    raw_close(&sockets[1]);
+}
+
 TEST(a_handler_of_nulls_is_enough) {
     half end;
     kolo_stream_handler nothing = KOLO_STREAM_HANDLER_INIT;
@@ -419,18 +475,6 @@ TEST(a_handler_of_nulls_is_enough) {
 }
 
 /* ---- half-close ---- */
-
-static int done_calls;
-static int done_status[4096];
-static intptr_t done_order[4096];
-
-static void note_done(kolo_loop *loop, kolo_stream stream, int status, void *user) {
-    (void)loop;
-    CHECK(stream != 0);
-    CHECK(done_calls < 4096);
-    done_status[done_calls] = status;
-    done_order[done_calls++] = (intptr_t)user;
-}
 
 TEST(shutdown_is_a_half_close_after_the_queue) {
     pair both;
@@ -1145,6 +1189,33 @@ TEST(reset_gives_the_peer_econnreset) {
     CHECK_INT(both.server.closed, 1);
     CHECK_INT(both.server.errors, 0); /* the one that resets hears on_close only */
     pair_close(loop, &both);
+}
+
+static void misuse_in_error(kolo_loop *loop, kolo_stream stream, int error, void *user) {
+    kolo_buffer buffer = {"x", 1};
+    (void)error;
+    CHECK_ERROR(kolo_stream_write(loop, stream, "x", 1), KOLO_ENOTCONN);
+    CHECK_ERROR(kolo_stream_write_owned(loop, stream, &buffer, 1, note_done, NULL, NULL), KOLO_ENOTCONN);
+    CHECK_ERROR(kolo_stream_read_start(loop, stream), KOLO_ENOTCONN);
+    CHECK_ERROR(kolo_stream_shutdown(loop, stream, note_done, NULL), KOLO_ENOTCONN);
+    ((closing *)user)->done++;
+}
+
+TEST(a_broken_stream_takes_nothing_more) {
+    half end;
+    closing me = {0, 0, 0};
+    kolo_stream_handler handler = peer_handler();
+    struct linger hard = {1, 0};
+    half_open(loop, &end);
+    handler.on_error = misuse_in_error;
+    handler.on_close = note_closing;
+    CHECK_OK(kolo_stream_attach(loop, end.peer.stream, &handler, &me));
+    SYSTEM(setsockopt(end.socket, SOL_SOCKET, SO_LINGER, &hard, sizeof hard));
+    raw_close(&end.socket);
+    run_to_end(loop);
+    CHECK_INT(me.done, 1);
+    CHECK_INT(me.closed, 1);
+    CHECK_INT(done_calls, 0);
 }
 
 TEST(an_error_without_a_handler_closes_the_stream) {

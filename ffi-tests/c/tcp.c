@@ -1,10 +1,14 @@
 /* TCP connections: connecting, addresses, options, adopting and releasing sockets. */
 #include "harness.h"
 
+#include <arpa/inet.h>
 #include <fcntl.h>
+#include <net/if.h>
+#include <net/route.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <poll.h>
+#include <sched.h>
 #include <sys/ioctl.h>
 #include <sys/socket.h>
 
@@ -112,6 +116,45 @@ TEST(connect_refused_cancels_queued_writes) {
     CHECK_INT(client.errors, 1);
     CHECK_INT(client.closed, 1);
     raw_close(&socket);
+}
+
+/* Leaves the process alone in a network of its own. Not every system lets everybody do that. */
+static bool alone_in_a_network(void) {
+    if (unshare(CLONE_NEWNET) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNET) == 0) return true;
+    printf("    no network namespace may be made here (%s): not tried\n", strerror(errno));
+    return false;
+}
+
+TEST(network_unreachable) {
+    kolo_address nowhere = loopback_v4(9);
+    if (!alone_in_a_network()) return; /* where not even the loopback interface is up */
+    CHECK_ERROR(fails_with(loop, &nowhere, NULL), KOLO_ENETUNREACH);
+}
+
+TEST(host_unreachable) {
+    kolo_address nowhere;
+    struct ifreq loopback;
+    struct rtentry route;
+    struct sockaddr_in place;
+    if (!alone_in_a_network()) return;
+    int descriptor = SYSTEM(socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0));
+    memset(&loopback, 0, sizeof loopback);
+    strcpy(loopback.ifr_name, "lo");
+    loopback.ifr_flags = IFF_UP | IFF_RUNNING | IFF_LOOPBACK;
+    SYSTEM(ioctl(descriptor, SIOCSIFFLAGS, &loopback));
+    /* A route that says that these hosts cannot be reached. */
+    memset(&route, 0, sizeof route);
+    memset(&place, 0, sizeof place);
+    place.sin_family = AF_INET;
+    CHECK_INT(inet_pton(AF_INET, "192.0.2.0", &place.sin_addr), 1);
+    memcpy(&route.rt_dst, &place, sizeof place);
+    CHECK_INT(inet_pton(AF_INET, "255.255.255.0", &place.sin_addr), 1);
+    memcpy(&route.rt_genmask, &place, sizeof place);
+    route.rt_flags = RTF_UP | RTF_REJECT;
+    SYSTEM(ioctl(descriptor, SIOCADDRT, &route));
+    raw_close(&descriptor);
+    CHECK_OK(kolo_address_parse("192.0.2.1", 9, &nowhere));
+    CHECK_ERROR(fails_with(loop, &nowhere, NULL), KOLO_EHOSTUNREACH);
 }
 
 /* A listener whose queue is full: the system answers no further connection attempt. */
@@ -471,6 +514,29 @@ TEST(an_adopted_socket_is_kolos_to_close) {
     CHECK_OK(kolo_close(loop, stream));
     run_to_end(loop);
     CHECK(!descriptor_is_open(sockets[0]));
+    raw_close(&sockets[1]);
+}
+
+TEST(an_adopted_socket_without_an_internet_address) {
+    int sockets[2];
+    kolo_tcp stream = 0;
+    kolo_address address;
+    peer me;
+    kolo_stream_handler handler = peer_handler();
+    memset(&me, 0, sizeof me);
+    SYSTEM(socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, sockets));
+    CHECK_OK(kolo_tcp_adopt(loop, sockets[0], &handler, &me, &stream)); /* any connected stream socket will do */
+    CHECK_ERROR(kolo_tcp_local(loop, stream, &address), KOLO_EAFNOSUPPORT);
+    CHECK_ERROR(kolo_tcp_peer(loop, stream, &address), KOLO_EAFNOSUPPORT);
+    CHECK_INT(kolo_stream_write(loop, stream, "to", 2), 0);
+    raw_write_all(sockets[1], "fro", 3);
+    RUN_UNTIL(loop, me.received == 3);
+    char text[3] = "";
+    raw_read_exactly(sockets[1], text, 2);
+    CHECK_STRING(text, "to");
+    CHECK_OK(kolo_close(loop, stream));
+    run_to_end(loop);
+    peer_free(&me);
     raw_close(&sockets[1]);
 }
 
