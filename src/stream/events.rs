@@ -6,6 +6,7 @@ use crate::driver::{Driver, ReceiveInto, Received, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Final, Loop};
 use crate::handles::{Body, Id};
+use crate::sys;
 use crate::timers::TimerKey;
 
 impl Loop {
@@ -118,7 +119,7 @@ impl Loop {
         stream.status.remove(Status::CONNECTING);
         stream.last_read = now;
         if let Some(writes) = &mut stream.writes {
-            writes.last_progress = now;
+            writes.last_progress = 0;
         }
         if stream.status.contains(Status::READING) {
             core.driver.receive_start(id, &mut stream.source)?;
@@ -298,11 +299,20 @@ pub(super) fn arm_timeouts(core: &mut Core, id: Id) {
     let Ok(entry) = core.handles.get_mut(id) else {
         return;
     };
-    let Body::Stream(stream) = &entry.body else {
+    let Body::Stream(stream) = &mut entry.body else {
         return;
     };
     if stream.is_connecting() {
         return;
+    }
+    if stream.write_stall > 0 {
+        if let Some(writes) = &mut stream.writes {
+            // The loop's clock may be older than what just happened. Read it only here, where
+            // something waits: the peer is slow, and the reading costs little beside that.
+            if writes.is_waiting() && writes.last_progress == 0 {
+                writes.last_progress = sys::monotonic_ns();
+            }
+        }
     }
     let deadlines = [stream.read_deadline(), stream.write_deadline()];
     let Some(deadline) = deadlines.into_iter().flatten().min() else {

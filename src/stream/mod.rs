@@ -337,6 +337,8 @@ impl Stream {
         {
             return Err(Code::ENOTCONN.into());
         }
+        // The read-idle timeout counts from here.
+        lp.fresh_clock(&mut core);
         start_reading(&mut core, self.0)
     }
 

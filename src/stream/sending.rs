@@ -52,11 +52,10 @@ fn writable(
 #[inline]
 pub(super) fn write(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
     let gathered = gathered_by(core, id);
-    let now = core.now;
     let stream = writable(&mut core.handles, id, data.len(), gathered)?;
     if stream.must_queue() || data.is_empty() {
         if !data.is_empty() {
-            queue_copy(stream, data, now);
+            queue_copy(stream, data);
         }
         return Ok(stream.flow());
     }
@@ -80,14 +79,13 @@ pub(super) fn write_owned(
     gathers: bool,
 ) -> Result<Flow> {
     let gathered = gathered_by(core, id);
-    let now = core.now;
     let length = write.payloads.length();
     let must_queue = writable(&mut core.handles, id, length, gathered)?.must_queue();
     let before = core.gathered.take_of(id);
     let stream = state(&mut core.handles, id)?;
     let writes = stream.writes();
     if !writes.is_waiting() {
-        writes.last_progress = now;
+        writes.last_progress = 0;
     }
     let alone = before.is_empty();
     if !alone {
@@ -109,10 +107,10 @@ pub(super) fn write_owned(
     Ok(stream.flow())
 }
 
-fn queue_copy(stream: &mut StreamState, data: &[u8], now: u64) {
+fn queue_copy(stream: &mut StreamState, data: &[u8]) {
     let writes = stream.writes();
     if !writes.is_waiting() {
-        writes.last_progress = now;
+        writes.last_progress = 0;
     }
     writes.push_copy(data);
 }
@@ -147,7 +145,6 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
         handles,
         driver,
         gathered,
-        now,
         ..
     } = core;
     let Ok(stream) = state(handles, id) else {
@@ -177,7 +174,7 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
             let of_gathered = sent.min(before.len());
             for rest in [&before[of_gathered..], &data[sent - of_gathered..]] {
                 if !rest.is_empty() {
-                    queue_copy(stream, rest, *now);
+                    queue_copy(stream, rest);
                 }
             }
             gathered.clear();
@@ -189,7 +186,6 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
 
 /// Sends from the queue until it is empty or the kernel takes no more.
 pub(super) fn drain(core: &mut Core, id: Id) {
-    let now = core.now;
     let mut left = SEND_BUDGET;
     loop {
         let Ok(stream) = state(&mut core.handles, id) else {
@@ -217,7 +213,9 @@ pub(super) fn drain(core: &mut Core, id: Id) {
         match outcome {
             Ok(sent) => {
                 writes.advance(sent);
-                writes.last_progress = now;
+                if sent > 0 {
+                    writes.last_progress = 0;
+                }
                 left = left.saturating_sub(sent);
                 if sent < total {
                     break;

@@ -154,7 +154,7 @@ pub(crate) struct Writes {
     pub marks: Watermarks,
     /// The queue stood at the high watermark, and has not fallen to the low one since.
     pub full: bool,
-    /// When the kernel last took something.
+    /// When the kernel last took something, or what waits began to; 0: not noted yet.
     pub last_progress: u64,
     /// Writes that ended, in their order, and the shutdown after them.
     finished: VecDeque<(WriteCallback, Result<()>)>,
