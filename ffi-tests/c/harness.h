@@ -6,7 +6,7 @@
  * Every test runs in a process of its own under a time limit, so that a crash or a hang fails that test alone, and
  * must leave no descriptor open. `./timer` runs all tests of the program, `./timer NAME...` the named ones, and
  * `./timer --list` names them. KOLO_TEST_NO_FORK=1 runs them in the program's own process, for a debugger;
- * KOLO_TEST_SECONDS changes the time limit.
+ * KOLO_TEST_SECONDS changes the time limit. KOLO_TEST_VALGRIND=1 says that valgrind is running them.
  */
 #ifndef HARNESS_H
 #define HARNESS_H

@@ -406,6 +406,13 @@ TEST(what_cannot_be_adopted_stays_the_callers) {
 
 /* ---- out of descriptors ---- */
 
+/* valgrind keeps the limit itself: it lets the system accept, closes what is beyond, and so loses the connection. */
+static bool limit_is_the_systems(void) {
+    if (getenv("KOLO_TEST_VALGRIND") == NULL) return true;
+    printf("    valgrind loses connections at the limit: not tried\n");
+    return false;
+}
+
 typedef struct exhausted {
     rlim_t before;
 } exhausted;
@@ -449,6 +456,7 @@ TEST(out_of_descriptors_it_reports_waits_and_recovers) {
     kolo_listen_options options = KOLO_LISTEN_OPTIONS_INIT;
     kolo_timer timer = 0;
     int sockets[CLIENTS], fired = 0;
+    if (!limit_is_the_systems()) return;
     options.accept_policy = KOLO_ACCEPT_WAIT;
     options.retry_min_ns = MILLISECONDS(20);
     options.retry_max_ns = MILLISECONDS(100);
@@ -492,6 +500,7 @@ TEST(out_of_descriptors_it_rejects_when_told_so) {
     kolo_listen_options options = KOLO_LISTEN_OPTIONS_INIT;
     kolo_timer timer = 0;
     int sockets[CLIENTS], fired = 0;
+    if (!limit_is_the_systems()) return;
     options.accept_policy = KOLO_ACCEPT_REJECT;
     options.retry_min_ns = MILLISECONDS(20);
     options.retry_max_ns = MILLISECONDS(100);

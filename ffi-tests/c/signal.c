@@ -171,6 +171,10 @@ TEST(signals_that_cannot_be_watched) {
 TEST(starting_without_descriptors) {
     record one;
     struct rlimit limit, before;
+    if (getenv("KOLO_TEST_VALGRIND") != NULL) {
+        printf("    valgrind hands descriptors out beyond the limit, and closes them: not tried\n");
+        return;
+    }
     open_record(loop, &one, 0);
     SYSTEM(getrlimit(RLIMIT_NOFILE, &before));
     limit = before;
