@@ -502,11 +502,21 @@ impl Loop {
 
     /// A new handle.
     pub(crate) fn insert(&self, body: Body) -> Result<Id> {
-        let mut core = self.core()?;
+        self.can_insert()?;
+        self.core()?.handles.insert(body)
+    }
+
+    /// Whether [`Loop::insert`] would take a handle: to be asked before something of the user's
+    /// is put into one.
+    pub(crate) fn can_insert(&self) -> Result<()> {
+        let core = self.core()?;
         if core.ending {
             return Err(Code::ECANCELED.into());
         }
-        core.handles.insert(body)
+        if core.handles.is_full() {
+            return Err(Code::ENOBUFS.into());
+        }
+        Ok(())
     }
 
     /// The clock as a timer that is started now needs it: no older than the running callback.
@@ -678,7 +688,7 @@ impl Loop {
             self.timeout(core)
         };
         let idle_since = self.meter.idle_begins(timeout);
-        let outcome = core.driver.wait(timeout);
+        let outcome = core.driver.wait(timeout, core.now);
         core.now = sys::monotonic_ns();
         self.clock_stale.set(false);
         self.meter.idle_ended(idle_since, core.now);

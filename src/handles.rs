@@ -39,18 +39,21 @@ const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 /// the slot map is never used).
 pub(crate) const HANDLES_MAX: usize = (1 << INDEX_BITS) - 2;
 
+/// The lowest bit of a generation: set while its slot is in use, so in every [`Id`].
+const GENERATION_OCCUPIED: u64 = 1 << 32;
+
 impl Id {
     /// The number as the C ABI has it.
     pub const fn to_raw(self) -> u64 {
         self.0.get()
     }
 
-    /// The identifier with this number; 0 is none. Whether it names a live handle is only seen
-    /// when it is used.
+    /// The identifier with this number; 0, and some others, were never one. Whether it names a
+    /// live handle is only seen when it is used.
     pub const fn from_raw(raw: u64) -> Option<Id> {
         match NonZeroU64::new(raw) {
-            Some(raw) => Some(Id(raw)),
-            None => None,
+            Some(number) if raw & GENERATION_OCCUPIED != 0 => Some(Id(number)),
+            _ => None,
         }
     }
 
@@ -193,8 +196,12 @@ impl Handles {
         }
     }
 
+    pub fn is_full(&self) -> bool {
+        self.slots.len() >= HANDLES_MAX
+    }
+
     pub fn insert(&mut self, body: Body) -> Result<Id> {
-        if self.slots.len() >= HANDLES_MAX {
+        if self.is_full() {
             return Err(Code::ENOBUFS.into());
         }
         let entry = Entry {

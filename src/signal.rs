@@ -45,7 +45,7 @@ impl Signal {
     /// [`Code::EMFILE`] when descriptors are short; [`Code::EBADF`] for a closed handle.
     pub fn start(self, lp: &Loop, number: i32) -> Result<()> {
         let watched = self.number(lp)?;
-        if watched == number {
+        if watched == number && number != 0 {
             return Ok(());
         }
         watch(lp, self.0, number)?;

@@ -214,7 +214,7 @@ impl Selector for Epoll {
         }
     }
 
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<usize> {
+    fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<usize> {
         self.collected = 0;
         let Some(timeout_ns) = timeout_ns else {
             loop {
@@ -224,8 +224,8 @@ impl Selector for Epoll {
                 }
             }
         };
+        let deadline = now_ns.saturating_add(timeout_ns);
         let mut left = timeout_ns;
-        let mut deadline = None;
         loop {
             let found = match self.wait_once(timeout_towards(left)) {
                 Err(error) if error.system() == libc::ENOSYS || error.system() == libc::EPERM => {
@@ -237,22 +237,11 @@ impl Selector for Epoll {
                 found => found?,
             };
             self.collected = found.unwrap_or(0);
-            if self.collected > 0 || left == 0 {
+            if self.collected > 0 || left == 0 || found.is_some() && left < PRECISE_BELOW_NS {
                 return Ok(self.collected);
             }
-            if found.is_some() && left < PRECISE_BELOW_NS {
-                return Ok(0);
-            }
             // Interrupted, or the whole milliseconds of a long wait are over: on with the rest.
-            // Only here a clock is needed; the first wait began just now, so `left` can only be
-            // taken too long by what the first reading of the clock comes late.
-            let now = sys::monotonic_ns();
-            let waited = match (found, deadline) {
-                (Some(_), None) => left / NS_PER_MS * NS_PER_MS,
-                _ => 0,
-            };
-            let until = *deadline.get_or_insert(now + (left - waited.min(left)));
-            left = until.saturating_sub(now);
+            left = deadline.saturating_sub(sys::monotonic_ns());
             if left == 0 {
                 return Ok(0);
             }

@@ -90,7 +90,8 @@ impl State {
     /// Whether readable can only mean bytes for the shared buffer.
     #[inline]
     fn only_receives(self) -> bool {
-        let other = State::OWN_MEMORY | State::ACCEPT | State::CONNECT | State::HANGUP;
+        let other =
+            State::OWN_MEMORY | State::ACCEPT | State::CONNECT | State::HANGUP | State::CARRIED;
         self & (State::RECEIVE | other) == State::RECEIVE
     }
 }
@@ -210,8 +211,9 @@ pub(crate) trait Wake: Send + Sync {
 pub(crate) trait Driver {
     fn name(&self) -> &'static str;
 
-    /// Collects completions, waiting at most `timeout_ns` for the first (`None`: without limit).
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()>;
+    /// Collects completions, waiting at most `timeout_ns` from `now_ns` on for the first (`None`:
+    /// without limit).
+    fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<()>;
     /// The next completion of this turn.
     fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion>;
     /// Whether completions are at hand, so that the next wait must not block.
@@ -305,8 +307,8 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.name())
     }
 
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()> {
-        either!(self, driver => driver.wait(timeout_ns))
+    fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<()> {
+        either!(self, driver => driver.wait(timeout_ns, now_ns))
     }
 
     #[inline]

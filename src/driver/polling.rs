@@ -123,9 +123,10 @@ impl Selector for Portable {
         self.delete(at, id);
     }
 
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<usize> {
+    fn wait(&mut self, timeout_ns: Option<u64>, _now_ns: u64) -> Result<usize> {
         self.collected.clear();
         self.events.clear();
+        // It goes on by itself when it is interrupted.
         self.poller
             .wait(&mut self.events, timeout_ns.map(Duration::from_nanos))?;
         for event in self.events.iter() {

@@ -62,8 +62,9 @@ pub(crate) trait Selector {
     fn delete(&mut self, at: Descriptor, id: Id);
     /// Before a descriptor that only kolo holds is closed.
     fn forget(&mut self, at: Descriptor, id: Id);
-    /// Collects what is ready; how many.
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<usize>;
+    /// Collects what is ready; how many. Interrupted waits go on for what is left of the time,
+    /// which began at `now_ns`.
+    fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<usize>;
     /// One of those collected; `None` for the selector's own.
     fn ready(&self, at: usize) -> Option<Ready>;
     fn waker(&self) -> Arc<dyn Wake>;
@@ -187,7 +188,8 @@ impl<S: Selector> Readiness<S> {
             // Reading comes next, when this source is asked again.
             return Some(Completion::Sent(now.id, Ok(())));
         }
-        if !source.state.contains(State::READABLE) {
+        if !source.state.contains(State::READABLE) || source.state.contains(State::CARRIED) {
+            // Nothing to read; or it has its turn with those carried over, once.
             return None;
         }
         if source.state.contains(State::ACCEPT) {
@@ -475,7 +477,7 @@ impl<S: Selector> Driver for Readiness<S> {
         self.name
     }
 
-    fn wait(&mut self, timeout_ns: Option<u64>) -> Result<()> {
+    fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<()> {
         if self.handed_out < self.collected || self.current.is_some() {
             // A callback unwound in the middle of the last turn: its rest comes first.
             return Ok(());
@@ -486,7 +488,7 @@ impl<S: Selector> Driver for Readiness<S> {
             Some(0)
         };
         (self.collected, self.handed_out) = (0, 0);
-        self.collected = self.selector.wait(timeout_ns)?;
+        self.collected = self.selector.wait(timeout_ns, now_ns)?;
         self.carried_now = self.carried.len();
         Ok(())
     }

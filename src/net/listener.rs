@@ -286,6 +286,9 @@ fn open(
     options: &ListenOptions,
     handler: Box<dyn ListenerHandler>,
 ) -> std::result::Result<TcpListener, (Error, Option<Socket>)> {
+    if let Err(error) = lp.can_insert() {
+        return Err((error, Some(socket)));
+    }
     let spare = match options.accept_policy {
         AcceptPolicy::Wait => None,
         AcceptPolicy::Reject => match reserve() {

@@ -171,11 +171,12 @@ impl TcpStream {
         socket: Socket,
         handler: Box<dyn StreamHandler>,
     ) -> std::result::Result<TcpStream, (crate::Error, Option<Socket>)> {
-        let checked = socket
-            .peer_addr()
-            .and_then(|_| socket.set_nonblocking(true));
+        let checked = lp.can_insert().and_then(|()| {
+            socket.peer_addr()?;
+            Ok(socket.set_nonblocking(true)?)
+        });
         if let Err(error) = checked {
-            return Err((error.into(), Some(socket)));
+            return Err((error, Some(socket)));
         }
         let state = StreamState::new(Source::of_socket(socket));
         let tcp = TcpStream::from_id(
