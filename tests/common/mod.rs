@@ -5,12 +5,14 @@
 
 use std::cell::RefCell;
 use std::io::{self, Read};
-use std::net::{Ipv4Addr, TcpListener as StdListener, TcpStream as StdStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe, Location};
 use std::rc::Rc;
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
+
+use socket2::{Domain, Socket, Type};
 
 use kolo::{
     Code, Error, Loop, LoopOptions, Result, RunMode, Stream, StreamHandler, TcpStream, Timeout,
@@ -424,12 +426,27 @@ impl StreamHandler for Script {
     }
 }
 
+/// What each end of a [`socket_pair`] buffers in the kernel, about. Fixed, so that a peer that does not read stalls us
+/// soon and for good.
+const SOCKET_BUFFER: usize = 64 * 1024;
+
 /// Both ends of a new connection over the loopback.
 pub fn socket_pair() -> (StdStream, StdStream) {
-    let listener = StdListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-    let one = StdStream::connect(listener.local_addr().unwrap()).unwrap();
+    let narrow = || {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.set_send_buffer_size(SOCKET_BUFFER).unwrap();
+        socket.set_recv_buffer_size(SOCKET_BUFFER).unwrap();
+        socket
+    };
+    let listener = narrow();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    listener.bind(&any.into()).unwrap();
+    listener.listen(1).unwrap();
+    let one = narrow();
+    one.connect(&listener.local_addr().unwrap()).unwrap();
     let (other, from) = listener.accept().unwrap();
-    assert_eq!(from, one.local_addr().unwrap());
+    let (one, other) = (StdStream::from(one), StdStream::from(other));
+    assert_eq!(from.as_socket(), Some(one.local_addr().unwrap()));
     one.set_nodelay(true).unwrap();
     other.set_nodelay(true).unwrap();
     (one, other)
@@ -441,11 +458,11 @@ pub fn connected(lp: &Loop, handler: impl StreamHandler) -> (TcpStream, StdStrea
     (TcpStream::adopt(lp, ours, handler).unwrap(), peer)
 }
 
-/// Writes until the system takes no more, so that something is queued; how many bytes were written.
+/// Writes so much that the system takes no more and something stays queued; how many bytes were written.
 pub fn fill(lp: &Loop, stream: Stream) -> usize {
     let mut written = 0;
-    while stream.queued(lp).unwrap() == 0 {
-        let bytes = pattern(written, 64 * 1024);
+    while stream.queued(lp).unwrap() < 16 * SOCKET_BUFFER {
+        let bytes = pattern(written, SOCKET_BUFFER);
         stream.write(lp, &bytes).unwrap();
         written += bytes.len();
     }
