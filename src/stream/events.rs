@@ -174,7 +174,7 @@ impl Loop {
         if self.take_status(id, Status::DRAINED) {
             self.tell(id, |lp, handler| handler.on_drain(lp, Stream(id)));
         }
-        if self.take_status(id, Status::FAILED) {
+        if self.take_status(id, Status::FAILURE_DUE) {
             self.tell_failure(id);
             return;
         }
@@ -221,7 +221,6 @@ impl Loop {
             let Ok(stream) = state(&mut core.handles, id) else {
                 return;
             };
-            stream.status.insert(Status::ERROR_TOLD);
             stream.writes.as_ref().and_then(|writes| writes.error)
         };
         let _close = Close(self, id);

@@ -117,7 +117,7 @@ bitflags! {
         const SHUTTING = 1 << 3;
         /// Our side is shut down.
         const SHUT = 1 << 4;
-        /// Broken: `on_error` is still to come.
+        /// Broken: nothing but closing comes after its `on_error`.
         const FAILED = 1 << 5;
         /// Closes as soon as everything is sent.
         const FINISHING = 1 << 6;
@@ -129,8 +129,8 @@ bitflags! {
         const SEND_ON = 1 << 9;
         /// The handler says where received bytes go.
         const HAS_MEMORY = 1 << 10;
-        /// `on_error` ran; nothing else but closing may come.
-        const ERROR_TOLD = 1 << 11;
+        /// `on_error` is still to come.
+        const FAILURE_DUE = 1 << 11;
         /// A handler was attached once.
         const ATTACHED = 1 << 12;
     }

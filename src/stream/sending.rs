@@ -29,13 +29,8 @@ fn writable(
     gathered: usize,
 ) -> Result<&mut StreamState> {
     let stream = state(handles, id)?;
-    if stream
-        .status
-        .intersects(Status::FAILED | Status::ERROR_TOLD | Status::SHUTTING)
-    {
-        let shut = !stream
-            .status
-            .intersects(Status::FAILED | Status::ERROR_TOLD);
+    if stream.status.intersects(Status::FAILED | Status::SHUTTING) {
+        let shut = !stream.status.contains(Status::FAILED);
         return Err(if shut { Code::EPIPE } else { Code::ENOTCONN }.into());
     }
     if length
@@ -290,7 +285,7 @@ pub(super) fn fail(core: &mut Core, id: Id, error: Error) {
     if stream.status.contains(Status::FAILED) {
         return;
     }
-    stream.status.insert(Status::FAILED);
+    stream.status.insert(Status::FAILED | Status::FAILURE_DUE);
     stream.status.remove(Status::READING | Status::CONNECTING);
     core.driver.receive_stop(id, &mut stream.source);
     stream.writes().error = Some(error);
