@@ -186,17 +186,21 @@ suite_clang() {
 }
 
 suite_valgrind() {
-    local program
-    heading "C programs under valgrind: no error, no leak"
+    local program valgrind=(valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect,possible
+        --errors-for-leak-kinds=definite,indirect,possible --error-exitcode=9 --num-callers=30
+        --fair-sched=yes --suppressions=c/valgrind.supp)
+    heading "C and C++ programs under valgrind: no error, no leak"
     build_c gcc gcc "${shared[@]}"
+    one "build/wrapper.valgrind" 120 g++ -std=c++17 -O1 -g "${common_flags[@]}" -pthread cpp/wrapper.cc \
+        -o "$build/wrapper.valgrind" "${shared[@]}"
+    finish
     export KOLO_TEST_SECONDS=120 KOLO_TEST_VALGRIND=1
     # valgrind lets no program raise the limit that it was started with, and some tests need many descriptors.
     [ "$(ulimit -n)" = unlimited ] || [ "$(ulimit -n)" -ge 4096 ] || ulimit -S -n "$(ulimit -H -n)"
     for program in "${c_programs[@]}"; do
-        job "$program" 1200 valgrind --quiet --leak-check=full --show-leak-kinds=definite,indirect,possible \
-            --errors-for-leak-kinds=definite,indirect,possible --error-exitcode=9 --num-callers=30 \
-            --fair-sched=yes --suppressions=c/valgrind.supp "$build/gcc/$program"
+        job "$program" 1200 "${valgrind[@]}" "$build/gcc/$program"
     done
+    job wrapper 300 "${valgrind[@]}" "$build/wrapper.valgrind"
     finish
     unset KOLO_TEST_SECONDS KOLO_TEST_VALGRIND
 }
