@@ -1,0 +1,174 @@
+//! Closing: a handle is dead at once, and heard of for the last time in the closing phase.
+
+use super::{Core, Deferred, Loop};
+use crate::driver::Driver;
+use crate::error::Result;
+use crate::handles::{Body, Flags, Id};
+use crate::net::listener::ListenerHandler;
+use crate::stream::{StreamHandler, Writes};
+use crate::timers::TimerKey;
+
+pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
+
+/// The last words to a closed handle's user, one callback each.
+pub(crate) enum Final {
+    Writes(Id, Box<Writes>),
+    Stream(Id, Box<dyn StreamHandler>),
+    Listener(Id, Box<dyn ListenerHandler>),
+    Callback(Id, CloseCallback),
+    /// Nothing to say; but the user's destructors may call the loop.
+    Drop(Body),
+}
+
+impl Loop {
+    /// Closes a handle: from now on it is dead, whatever was under way on it.
+    ///
+    /// Its descriptor is closed at once, its pending writes complete with [`Code::ECANCELED`](crate::Code::ECANCELED) in
+    /// the closing phase of this turn, and then its closing callbacks come, once and last. May
+    /// be called anywhere, also in the handle's own callback.
+    ///
+    /// Errors: [`Code::EBADF`](crate::Code::EBADF) for a handle that is closed already.
+    pub fn close(&self, handle: impl Into<Id>) -> Result<()> {
+        let mut core = self.core()?;
+        close(&mut core, handle.into())
+    }
+
+    /// Calls `callback` when the handle has closed: after everything else that it had to tell.
+    /// The last one set counts.
+    ///
+    /// Errors: [`Code::EBADF`](crate::Code::EBADF) for a closed handle.
+    pub fn on_close(
+        &self,
+        handle: impl Into<Id>,
+        callback: impl FnOnce(&Loop, Id) + 'static,
+    ) -> Result<()> {
+        let id = handle.into();
+        let mut core = self.core()?;
+        core.handles
+            .get_mut(id)?
+            .flags
+            .insert(Flags::CLOSE_CALLBACK);
+        let former = core.close_callbacks.insert(id, Box::new(callback));
+        drop(core);
+        drop(former);
+        Ok(())
+    }
+
+    pub(super) fn run_closing(&self) {
+        {
+            let mut core = self.core.borrow_mut();
+            while let Some(id) = core.closing.pop_front() {
+                if let Some(entry) = core.handles.remove(id) {
+                    let callback = entry.flags.contains(Flags::CLOSE_CALLBACK);
+                    last_words(&mut core, id, entry.body);
+                    let callback = callback.then(|| core.close_callbacks.remove(&id)).flatten();
+                    core.finals
+                        .extend(callback.map(|callback| Final::Callback(id, callback)));
+                }
+            }
+        }
+        loop {
+            let next = self.core.borrow_mut().finals.pop_front();
+            match next {
+                None => return,
+                Some(Final::Writes(id, writes)) => self.cancel_writes(id, writes),
+                Some(Final::Stream(id, mut handler)) => {
+                    self.callback(Some(id), |lp| handler.on_close(lp, crate::Stream(id)));
+                }
+                Some(Final::Listener(id, mut handler)) => {
+                    self.callback(Some(id), |lp| handler.on_close(lp, crate::TcpListener(id)));
+                }
+                Some(Final::Drop(body)) => drop(body),
+                Some(Final::Callback(id, callback)) => {
+                    self.callback(Some(id), |lp| callback(lp, id))
+                }
+            }
+        }
+    }
+
+    /// Closes everything, and tells those concerned. All of the user's code that runs because a
+    /// loop goes runs in here, through a shared reference: it may call the loop.
+    pub(crate) fn end(&self) {
+        let posted = {
+            let mut core = self.core.borrow_mut();
+            core.ending = true;
+            for id in core.handles.all_ids() {
+                // Those that are closing already answer EBADF, and are on their way.
+                let _ = close(&mut core, id);
+            }
+            let mut posted = std::mem::take(&mut core.posted);
+            posted.extend(self.mailbox.end());
+            posted
+        };
+        for mut task in posted {
+            self.callback(None, |lp| task.cancel(lp));
+        }
+        loop {
+            self.run_closing();
+            let next = self.core.borrow_mut().deferred.pop_front();
+            match next {
+                None => break,
+                Some(Deferred::Task(mut task)) => self.callback(None, |lp| task.cancel(lp)),
+                // Their handles are closed.
+                Some(Deferred::Stream(_) | Deferred::Signal(..) | Deferred::Waker(_)) => {}
+            }
+        }
+    }
+}
+
+/// Everything that ends at once when a handle is closed.
+pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
+    if core.gathered.owner() == Some(id) {
+        // What was written before `close` goes to the kernel as far as it takes it.
+        crate::stream::flush(core, id);
+    }
+    let entry = core.handles.get_mut(id)?;
+    entry.flags.insert(Flags::CLOSING);
+    let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
+    match &mut entry.body {
+        Body::Timer(_) => {}
+        Body::Hook(hook) => {
+            let kind = hook.kind;
+            core.hooks[kind as usize - 1].retain(|hook| *hook != id);
+        }
+        Body::Waker(waker) => waker.close(),
+        Body::Signal(signal) => {
+            let number = signal.number;
+            crate::signal::unwatch(core, id, number);
+        }
+        Body::Poll(poll) => core.driver.close(id, &mut poll.source),
+        Body::Listener(listener) => core.driver.close(id, &mut listener.source),
+        Body::Stream(stream) => core.driver.close(id, &mut stream.source),
+    }
+    if timer != TimerKey::NONE {
+        core.wheel.remove(timer);
+    }
+    core.handles.set_active(id, false);
+    core.closing.push_back(id);
+    Ok(())
+}
+
+/// Queues what a closed handle's user is still to hear.
+fn last_words(core: &mut Core, id: Id, body: Body) {
+    match body {
+        Body::Stream(stream) => {
+            let (writes, handler) = stream.into_last_words();
+            core.finals
+                .extend(writes.map(|writes| Final::Writes(id, writes)));
+            core.finals
+                .extend(handler.map(|handler| Final::Stream(id, handler)));
+        }
+        Body::Listener(listener) => {
+            let handler = listener.into_handler();
+            core.finals
+                .extend(handler.map(|handler| Final::Listener(id, handler)));
+        }
+        other => core.finals.push_back(Final::Drop(other)),
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.end();
+    }
+}

@@ -1,0 +1,372 @@
+//! The loop: its phases, its run modes, what keeps it alive, and how callbacks are called.
+//!
+//! One turn, in this order:
+//!
+//! 1. the clock is updated, and timers that are due fire;
+//! 2. deferred functions run;
+//! 3. idle hooks, then prepare hooks run;
+//! 4. the loop waits, unless something is at hand;
+//! 5. what the wait brought is handed out, then posted functions and wakers run, then what these
+//!    deferred;
+//! 6. check hooks run;
+//! 7. closed handles hear their last;
+//! 8. ([`RunMode::Once`]: timers that came due meanwhile fire.)
+//!
+//! Whatever is still to be handed out stands in a queue of the loop, never only on the stack, so
+//! that a panic in a callback loses nothing: the next run goes on where it was.
+
+mod any_handle;
+mod calls;
+mod closing;
+mod task;
+mod turn;
+
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::Duration;
+
+pub(crate) use closing::{close, Final};
+pub use task::Task;
+pub(crate) use task::{Posted, Queued};
+
+use crate::driver::{AnyDriver, Driver};
+use crate::error::{Code, Result};
+use crate::handles::{Body, Handles, Id};
+use crate::metrics::Meter;
+use crate::options::LoopOptions;
+use crate::remote::Mailbox;
+use crate::signal::SignalHub;
+use crate::sys;
+use crate::timers::Wheel;
+use closing::CloseCallback;
+
+/// How long [`Loop::run`] runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum RunMode {
+    /// Until nothing keeps the loop alive, or [`Loop::stop`].
+    Default = 0,
+    /// One turn, waiting for something to happen unless timers were due or functions deferred.
+    Once = 1,
+    /// One turn without waiting.
+    NoWait = 2,
+}
+
+/// What waits for the deferred phase.
+pub(crate) enum Deferred {
+    Task(Box<dyn Queued>),
+    /// The stream has something to tell: see `Loop::stream_events`.
+    Stream(Id),
+    #[cfg_attr(not(unix), allow(dead_code))] // no signals there
+    Signal(Id, i32),
+    Waker(Id),
+}
+
+pub(crate) struct Core {
+    pub handles: Handles,
+    pub wheel: Wheel<Id>,
+    pub driver: AnyDriver,
+    pub deferred: VecDeque<Deferred>,
+    /// Posted functions that the loop has taken over from its mailbox.
+    pub posted: VecDeque<Posted>,
+    /// Closed handles, in the order in which they were closed.
+    pub closing: VecDeque<Id>,
+    pub finals: VecDeque<Final>,
+    pub close_callbacks: HashMap<Id, CloseCallback>,
+    /// Started hooks by kind.
+    pub hooks: [Vec<Id>; 3],
+    pub signals: Option<SignalHub>,
+    /// Small writes of the running callback, to be sent when it returns.
+    pub gathered: crate::stream::Gathered,
+    /// The name that the last owned write got; names are not used again.
+    pub last_write: u64,
+    /// The loop's clock.
+    pub now: u64,
+    /// The loop is being freed: nothing new may be opened.
+    pub ending: bool,
+}
+
+impl Core {
+    /// How many of the handles are the user's: all but the one that signals need.
+    pub fn user_handles(&self) -> usize {
+        self.handles.len() - usize::from(self.signals.is_some())
+    }
+}
+
+/// An event loop.
+///
+/// A loop belongs to the thread that made it. It is used through a shared reference, also by the
+/// callbacks, which are handed one; other threads hold a [`Remote`](crate::Remote). Dropping a
+/// loop closes every handle that is still open, and runs their closing callbacks.
+///
+/// Any number of loops may live in a process and in a thread.
+pub struct Loop {
+    pub(crate) core: RefCell<Core>,
+    pub(crate) mailbox: Arc<Mailbox>,
+    pub(crate) meter: Meter,
+    /// The clock was last read before the callback that runs now.
+    clock_stale: Cell<bool>,
+    in_callback: Cell<bool>,
+    running: Cell<bool>,
+    stopping: Cell<bool>,
+    fork_generation: Cell<u32>,
+    #[cfg(feature = "capi")]
+    embedder: Cell<*mut ()>,
+}
+
+impl Loop {
+    /// Makes a loop with default options.
+    ///
+    /// Errors: those of the system when descriptors or memory are short, such as
+    /// [`Code::EMFILE`].
+    pub fn new() -> Result<Loop> {
+        Loop::with_options(LoopOptions::default())
+    }
+
+    /// Makes a loop.
+    ///
+    /// Errors: as [`Loop::new`]; [`Code::ENOTSUP`] for a driver that this system lacks.
+    pub fn with_options(options: LoopOptions) -> Result<Loop> {
+        sys::fork::notice();
+        let driver = options.driver.or_else(|| std::env::var("KOLO_DRIVER").ok());
+        let driver = AnyDriver::open(driver.as_deref(), options.events_per_turn.get() as usize)?;
+        let now = sys::monotonic_ns();
+        let mailbox = Mailbox::new(driver.waker(), options.post_capacity.get() as usize);
+        Ok(Loop {
+            core: RefCell::new(Core {
+                handles: Handles::new(),
+                wheel: Wheel::new(now),
+                driver,
+                deferred: VecDeque::new(),
+                posted: VecDeque::new(),
+                closing: VecDeque::new(),
+                finals: VecDeque::new(),
+                close_callbacks: HashMap::new(),
+                hooks: Default::default(),
+                signals: None,
+                gathered: Default::default(),
+                last_write: 0,
+                now,
+                ending: false,
+            }),
+            mailbox: Arc::new(mailbox),
+            meter: Meter::new(options.measure_time, options.slow_callback),
+            clock_stale: Cell::new(true),
+            in_callback: Cell::new(false),
+            running: Cell::new(false),
+            stopping: Cell::new(false),
+            fork_generation: Cell::new(sys::fork::generation()),
+            #[cfg(feature = "capi")]
+            embedder: Cell::new(std::ptr::null_mut()),
+        })
+    }
+
+    /// Runs callbacks as `mode` says. `true`: something still keeps the loop alive.
+    ///
+    /// A panic in a callback unwinds out of `run`; the loop stays whole and can be run again.
+    ///
+    /// Errors: [`Code::EBUSY`] inside a callback of this loop; [`Code::EFORKED`] in a forked
+    /// child before [`Loop::forked`]; those of the system's wait call.
+    pub fn run(&self, mode: RunMode) -> Result<bool> {
+        drop(self.core()?);
+        if self.running.replace(true) {
+            return Err(Code::EBUSY.into());
+        }
+        let _running = Reset(&self.running);
+        let mut alive = self.is_alive();
+        if !alive {
+            self.update_now();
+        }
+        while alive && !self.stopping.get() {
+            self.turn(mode)?;
+            alive = self.is_alive();
+            if mode != RunMode::Default {
+                break;
+            }
+        }
+        self.stopping.set(false);
+        Ok(alive)
+    }
+
+    /// Makes [`Loop::run`] return after the turn that is running; before a run, that run returns
+    /// at once.
+    pub fn stop(&self) {
+        self.stopping.set(true);
+    }
+
+    /// Whether something keeps the loop alive: an active and referenced handle, a handle that is
+    /// closing, a deferred or posted function.
+    pub fn is_alive(&self) -> bool {
+        let core = self.core.borrow();
+        core.handles.hold()
+            || !core.closing.is_empty()
+            || !core.finals.is_empty()
+            || !core.deferred.is_empty()
+            || self.mailbox.has_posts()
+    }
+
+    /// Whether a callback of this loop is running: whether the caller stands inside [`Loop::run`].
+    pub fn is_running(&self) -> bool {
+        self.running.get()
+    }
+
+    /// The loop's cached clock: `CLOCK_MONOTONIC` since an arbitrary point in the past. It is
+    /// read once a turn, and again where timers need it.
+    pub fn now(&self) -> Duration {
+        Duration::from_nanos(self.core.borrow().now)
+    }
+
+    /// Reads the clock anew, for a callback that ran long.
+    pub fn update_now(&self) {
+        self.core.borrow_mut().now = sys::monotonic_ns();
+        self.clock_stale.set(false);
+    }
+
+    /// The name of the driver: `"poller"`, or `"polling"` where that was asked for.
+    pub fn driver_name(&self) -> &'static str {
+        self.core.borrow().driver.name()
+    }
+
+    /// Runs a task in the next deferred phase: after the callbacks of this phase, before the loop
+    /// waits again. It keeps the loop alive until then. Tasks run in the order in which they were
+    /// deferred; those deferred in a deferred phase wait for the one after it.
+    ///
+    /// Errors: [`Code::ECANCELED`] while the loop is being dropped.
+    pub fn defer(&self, task: impl Task) -> Result<()> {
+        let mut core = self.core()?;
+        if core.ending {
+            return Err(Code::ECANCELED.into());
+        }
+        core.deferred
+            .push_back(Deferred::Task(Box::new(Some(task))));
+        Ok(())
+    }
+
+    /// A descriptor that becomes readable when the loop has something to do, to wait for it in
+    /// another loop: then call [`Loop::run`] with [`RunMode::NoWait`]. Timers do not show there;
+    /// see [`Loop::backend_timeout`].
+    ///
+    /// Errors: [`Code::ENOTSUP`] where the system has none.
+    pub fn backend_descriptor(&self) -> Result<crate::RawSocket> {
+        self.core()?
+            .driver
+            .backend_descriptor()
+            .ok_or(Code::ENOTSUP.into())
+    }
+
+    /// How long another loop may wait before it must run this one; `None`: until the backend
+    /// descriptor is readable.
+    pub fn backend_timeout(&self) -> Option<Duration> {
+        let mut core = self.core.borrow_mut();
+        core.now = sys::monotonic_ns();
+        self.timeout(&mut core).map(Duration::from_nanos)
+    }
+
+    /// Makes the loop usable in the child of a fork, which must call this before anything else
+    /// with it. Handles stay as they were; descriptors are shared with the parent, so close what
+    /// the child does not serve. The parent is not disturbed. Threads of the parent, and what
+    /// they would have posted, are not in the child.
+    ///
+    /// Errors: [`Code::EBUSY`] inside a callback that the parent was running when it forked, if
+    /// the loop is to be run there; those of the system when descriptors are short.
+    pub fn forked(&self) -> Result<()> {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        core.driver.forked()?;
+        for (id, source) in core.handles.sources() {
+            core.driver.restore(id, source)?;
+        }
+        self.fork_generation.set(sys::fork::generation());
+        self.mailbox.forked(core.driver.waker());
+        crate::signal::forked(core)?;
+        Ok(())
+    }
+
+    // What follows is for the handles' files.
+
+    /// The loop's inside; not while a callback runs, which would find it borrowed.
+    #[inline]
+    pub(crate) fn core(&self) -> Result<RefMut<'_, Core>> {
+        if self.fork_generation.get() != sys::fork::generation() {
+            return Err(Code::EFORKED.into());
+        }
+        Ok(self.core.borrow_mut())
+    }
+
+    /// An error in a forked child before [`Loop::forked`].
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn check_fork(&self) -> Result<()> {
+        if self.fork_generation.get() != sys::fork::generation() {
+            return Err(Code::EFORKED.into());
+        }
+        Ok(())
+    }
+
+    /// A word that whoever embeds the loop in something of its own keeps in it, to find that
+    /// from the `&Loop` that callbacks get.
+    #[cfg(feature = "capi")]
+    #[inline]
+    pub(crate) fn embedder(&self) -> *mut () {
+        self.embedder.get()
+    }
+
+    #[cfg(feature = "capi")]
+    pub(crate) fn set_embedder(&self, word: *mut ()) {
+        self.embedder.set(word);
+    }
+
+    /// A new handle.
+    pub(crate) fn insert(&self, body: Body) -> Result<Id> {
+        self.can_insert()?;
+        self.core()?.handles.insert(body)
+    }
+
+    /// Whether [`Loop::insert`] would take a handle: to be asked before something of the user's
+    /// is put into one.
+    pub(crate) fn can_insert(&self) -> Result<()> {
+        let core = self.core()?;
+        if core.ending {
+            return Err(Code::ECANCELED.into());
+        }
+        if core.handles.is_full() {
+            return Err(Code::ENOBUFS.into());
+        }
+        Ok(())
+    }
+
+    /// The clock as a timer that is started now needs it: no older than the running callback.
+    #[inline]
+    pub(crate) fn fresh_clock(&self, core: &mut Core) -> u64 {
+        if self.clock_stale.get() || !self.in_callback.get() {
+            core.now = sys::monotonic_ns();
+            self.clock_stale.set(false);
+        }
+        core.now
+    }
+
+    /// Whether small writes may be gathered: somebody will send them when the callback returns.
+    #[inline]
+    pub(crate) fn gathers(&self) -> bool {
+        self.in_callback.get()
+    }
+}
+
+/// Sets a flag back when it goes out of scope, also when that is by a panic.
+struct Reset<'a>(&'a Cell<bool>);
+
+impl Drop for Reset<'_> {
+    fn drop(&mut self) {
+        self.0.set(false);
+    }
+}
+
+impl std::fmt::Debug for Loop {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Loop")
+            .field("alive", &self.is_alive())
+            .field("running", &self.running.get())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,162 @@
+//! One turn: the phases, in their order.
+
+use super::{Core, Deferred, Loop, RunMode};
+use crate::driver::{Completion, Driver};
+use crate::error::Result;
+use crate::handles::Kind;
+use crate::hook::HookKind;
+use crate::sys;
+
+impl Core {
+    /// Has the processor fetch the entries of the next timers that are due, all at once: with a
+    /// million timers each is a cache miss, and one after the other they are most of the cost.
+    /// How many.
+    fn fetch_due(&self) -> usize {
+        const AT_ONCE: usize = 16;
+        let next = self.wheel.upcoming().take(AT_ONCE);
+        next.map(|id| self.handles.touch(id)).count()
+    }
+}
+
+impl Loop {
+    pub(super) fn turn(&self, mode: RunMode) -> Result<()> {
+        self.meter.turn();
+        let callbacks = self.meter.callbacks();
+        self.refresh_clock();
+        self.run_timers();
+        self.run_deferred();
+        // Whoever asked for one turn must hear of what happened before the next wait.
+        let waits = match mode {
+            RunMode::Default => true,
+            RunMode::Once => self.meter.callbacks() == callbacks,
+            RunMode::NoWait => false,
+        };
+        self.run_hooks(HookKind::Idle);
+        self.run_hooks(HookKind::Prepare);
+        self.wait(waits)?;
+        self.run_completions();
+        self.run_posted();
+        self.run_deferred();
+        self.run_hooks(HookKind::Check);
+        self.run_closing();
+        if mode == RunMode::Once {
+            self.refresh_clock();
+            self.run_timers();
+        }
+        Ok(())
+    }
+
+    fn refresh_clock(&self) {
+        if self.clock_stale.get() {
+            self.update_now();
+        }
+    }
+
+    fn run_timers(&self) {
+        {
+            let mut core = self.core.borrow_mut();
+            let now = core.now;
+            core.wheel.begin_expiry(now);
+        }
+        let mut fetched = 0;
+        loop {
+            let due = {
+                let core = &mut *self.core.borrow_mut();
+                if fetched == 0 {
+                    fetched = core.fetch_due();
+                }
+                fetched = fetched.saturating_sub(1);
+                core.wheel.pop_expired()
+            };
+            let Some(due) = due else { return };
+            let kind = self
+                .core
+                .borrow()
+                .handles
+                .get(due.payload)
+                .map(|entry| entry.kind());
+            match kind {
+                Ok(Kind::Timer) => {
+                    self.timer_fired(crate::Timer(due.payload), due.deadline);
+                }
+                Ok(Kind::Tcp) => self.stream_timer(due.payload),
+                Ok(Kind::Listener) => self.listener_retry(due.payload),
+                _ => {}
+            }
+        }
+    }
+
+    /// What was deferred before this phase began.
+    fn run_deferred(&self) {
+        let mut left = self.core.borrow().deferred.len();
+        while left > 0 {
+            left -= 1;
+            let next = self.core.borrow_mut().deferred.pop_front();
+            match next {
+                Some(Deferred::Task(mut task)) => self.callback(None, |lp| task.run(lp)),
+                Some(Deferred::Stream(id)) => self.stream_events(id),
+                Some(Deferred::Signal(id, number)) => self.signal_came(id, number),
+                Some(Deferred::Waker(id)) => self.waker_woken(id),
+                None => return,
+            }
+        }
+    }
+
+    fn wait(&self, waits: bool) -> Result<()> {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let timeout = if !waits || self.stopping.get() {
+            Some(0)
+        } else {
+            if self.clock_stale.get() && core.wheel.len() > 0 {
+                core.now = sys::monotonic_ns();
+            }
+            self.timeout(core)
+        };
+        let idle_since = self.meter.idle_begins(timeout);
+        let outcome = core.driver.wait(timeout, core.now);
+        core.now = sys::monotonic_ns();
+        self.clock_stale.set(false);
+        self.meter.idle_ended(idle_since, core.now);
+        outcome
+    }
+
+    /// How long the driver may wait, by the clock as it stands.
+    pub(super) fn timeout(&self, core: &mut Core) -> Option<u64> {
+        let at_hand = core.driver.has_more()
+            || !core.deferred.is_empty()
+            || !core.closing.is_empty()
+            || !core.finals.is_empty()
+            || !core.hooks[HookKind::Idle as usize - 1].is_empty()
+            || self.mailbox.has_posts()
+            || !core.handles.hold();
+        if at_hand {
+            return Some(0);
+        }
+        core.wheel
+            .next_deadline()
+            .map(|deadline| deadline.saturating_sub(core.now))
+    }
+
+    fn run_completions(&self) {
+        loop {
+            let next = {
+                let core = &mut *self.core.borrow_mut();
+                core.driver.next(&mut core.handles)
+            };
+            let Some(completion) = next else { return };
+            self.meter.event();
+            match completion {
+                Completion::Received(id, received) => self.stream_received(id, received),
+                Completion::Readable(id) => self.stream_readable(id),
+                Completion::Ended(id) => self.stream_ended(id),
+                Completion::ReceiveFailed(id, error) => self.stream_failed(id, error),
+                Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
+                Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
+                Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
+                Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
+                Completion::Polled(id, outcome) => self.polled(id, outcome),
+            }
+        }
+    }
+}
