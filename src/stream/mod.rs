@@ -1,250 +1,25 @@
 //! Streams: one set of operations, whatever carries the bytes.
 
 mod events;
+mod handler;
 mod sending;
+mod state;
 mod writes;
 
 use std::time::Duration;
 
-use bitflags::bitflags;
-
-use crate::driver::{Driver, Source, State};
+use crate::driver::{Driver, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id};
 
+pub use handler::{Flow, StreamHandler, Timeout};
 pub(crate) use sending::flush;
+use state::Status;
+pub(crate) use state::StreamState;
 pub use writes::Payload;
 pub(crate) use writes::{Gathered, Payloads, WriteCallback, Writes};
-use writes::{OwnedWrite, Watermarks, WATERMARKS};
-
-/// Which of a stream's timeouts ran out.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(i32)]
-pub enum Timeout {
-    /// Nothing was received for so long, while reading.
-    Read = 1,
-    /// The peer took nothing for so long, while writes were queued.
-    Write = 2,
-}
-
-/// How full a stream's write queue is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Flow {
-    /// Below the high watermark: go on.
-    Ready,
-    /// At the high watermark or above: better wait for [`StreamHandler::on_drain`].
-    Full,
-}
-
-/// What a stream does: its behaviour, given once.
-///
-/// The callbacks run on the loop's thread, inside [`Loop::run`], one at a time, never inside the
-/// call that causes them. Each may call anything, also close its own stream. A closure
-/// `FnMut(&Loop, Stream, &[u8])` is a handler that only has `on_data`.
-pub trait StreamHandler: 'static {
-    /// The connection is made. Not for streams that were accepted or adopted, which are open.
-    fn on_open(&mut self, _lp: &Loop, _stream: Stream) {}
-
-    /// Bytes came. They are only there during the callback.
-    fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]);
-
-    /// The peer ended its side (half-close); nothing more will be received. Writing goes on.
-    /// As provided: what is queued is still sent, then the stream closes ([`Stream::finish`]).
-    fn on_end(&mut self, lp: &Loop, stream: Stream) {
-        // Only a stream that was closed meanwhile says no, and that is what is wanted.
-        let _ = stream.finish(lp);
-    }
-
-    /// The write queue, having stood at the high watermark, has fallen to the low one.
-    fn on_drain(&mut self, _lp: &Loop, _stream: Stream) {}
-
-    /// A timeout ran out; it counts anew from here. As provided: the stream fails with
-    /// [`Code::ETIMEDOUT`].
-    fn on_timeout(&mut self, lp: &Loop, stream: Stream, _which: Timeout) {
-        let _ = stream.fail(lp, Code::ETIMEDOUT.into());
-    }
-
-    /// The connection could not be made, or broke. The stream closes when this returns.
-    fn on_error(&mut self, _lp: &Loop, _stream: Stream, _error: Error) {}
-
-    /// The stream has closed: the last that is heard of it.
-    fn on_close(&mut self, _lp: &Loop, _stream: Stream) {}
-
-    /// Whether the stream reads from the start, without [`Stream::read_start`].
-    fn reads(&self) -> bool {
-        true
-    }
-
-    /// Whether [`StreamHandler::memory`] says where received bytes go. Asked once, when the
-    /// handler is attached.
-    fn has_memory(&self) -> bool {
-        false
-    }
-
-    /// Where the next bytes go; `suggested` is a size that serves well. With `None`, or no room,
-    /// reading stops as by [`Stream::read_stop`].
-    fn memory(&mut self, _lp: &Loop, _stream: Stream, _suggested: usize) -> Option<&mut [u8]> {
-        None
-    }
-
-    /// So many bytes came into the memory given last. Instead of `on_data`.
-    fn on_received(&mut self, _lp: &Loop, _stream: Stream, _length: usize) {}
-
-    /// A word that the C ABI keeps with its handlers.
-    #[doc(hidden)]
-    fn embedder(&self) -> *mut () {
-        std::ptr::null_mut()
-    }
-}
-
-impl<F: FnMut(&Loop, Stream, &[u8]) + 'static> StreamHandler for F {
-    fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]) {
-        self(lp, stream, data)
-    }
-}
-
-bitflags! {
-    #[derive(Clone, Copy, PartialEq, Eq)]
-    pub(crate) struct Status: u16 {
-        /// The connect is under way.
-        const CONNECTING = 1;
-        /// The user wants to read.
-        const READING = 1 << 1;
-        /// The peer ended its side.
-        const ENDED = 1 << 2;
-        /// `shutdown` was asked for: no more writes are taken.
-        const SHUTTING = 1 << 3;
-        /// Our side is shut down.
-        const SHUT = 1 << 4;
-        /// Broken: nothing but closing comes after its `on_error`.
-        const FAILED = 1 << 5;
-        /// Closes as soon as everything is sent.
-        const FINISHING = 1 << 6;
-        /// Stands in the deferred queue.
-        const DEFERRED = 1 << 7;
-        /// `on_drain` is due.
-        const DRAINED = 1 << 8;
-        /// Sending used up its share of the turn and is to go on in the next.
-        const SEND_ON = 1 << 9;
-        /// The handler says where received bytes go.
-        const HAS_MEMORY = 1 << 10;
-        /// `on_error` is still to come.
-        const FAILURE_DUE = 1 << 11;
-        /// A handler was attached once.
-        const ATTACHED = 1 << 12;
-    }
-}
-
-pub(crate) struct StreamState {
-    pub source: Source,
-    status: Status,
-    /// Out while it runs.
-    handler: Option<Box<dyn StreamHandler>>,
-    writes: Option<Box<Writes>>,
-    /// Nanoseconds; 0: none.
-    read_idle: u64,
-    write_stall: u64,
-    /// When something was last received.
-    last_read: u64,
-}
-
-impl StreamState {
-    pub fn new(source: Source) -> StreamState {
-        StreamState {
-            source,
-            status: Status::empty(),
-            handler: None,
-            writes: None,
-            read_idle: 0,
-            write_stall: 0,
-            last_read: 0,
-        }
-    }
-
-    pub fn is_attached(&self) -> bool {
-        self.status.contains(Status::ATTACHED)
-    }
-
-    pub fn is_connecting(&self) -> bool {
-        self.status.contains(Status::CONNECTING)
-    }
-
-    pub fn begin_connecting(&mut self) {
-        self.status.insert(Status::CONNECTING);
-    }
-
-    pub fn into_last_words(self) -> (Option<Box<Writes>>, Option<Box<dyn StreamHandler>>) {
-        (self.writes, self.handler)
-    }
-
-    fn writes(&mut self) -> &mut Writes {
-        self.writes.get_or_insert_with(|| Box::new(Writes::new()))
-    }
-
-    fn marks(&self) -> Watermarks {
-        self.writes
-            .as_ref()
-            .map_or(WATERMARKS, |writes| writes.marks)
-    }
-
-    pub fn queued(&self) -> usize {
-        self.writes.as_ref().map_or(0, |writes| writes.queued())
-    }
-
-    /// Whether a write must stand in line.
-    fn must_queue(&self) -> bool {
-        self.is_connecting()
-            || self
-                .writes
-                .as_ref()
-                .is_some_and(|writes| writes.is_waiting())
-    }
-
-    fn flow(&self) -> Flow {
-        match &self.writes {
-            Some(writes) if writes.full => Flow::Full,
-            _ => Flow::Ready,
-        }
-    }
-
-    fn is_active(&self) -> bool {
-        self.status
-            .intersects(Status::CONNECTING | Status::READING | Status::DEFERRED)
-            || self
-                .writes
-                .as_ref()
-                .is_some_and(|writes| writes.is_waiting())
-    }
-
-    /// A queue that was needed for a while is not kept by a stream that is idle.
-    fn tidy(&mut self) {
-        if self.writes.as_ref().is_some_and(|writes| writes.is_spare()) {
-            self.writes = None;
-        }
-    }
-
-    pub fn describe(&self, line: &mut String) {
-        use std::fmt::Write;
-        let _ = write!(
-            line,
-            " descriptor={:?} queued={}",
-            self.source.descriptor(),
-            self.queued()
-        );
-        for (flag, word) in [
-            (Status::CONNECTING, " connecting"),
-            (Status::READING, " reading"),
-            (Status::ENDED, " ended"),
-            (Status::SHUTTING, " shutting-down"),
-            (Status::FAILED, " failed"),
-        ] {
-            if self.status.contains(flag) {
-                line.push_str(word);
-            }
-        }
-    }
-}
+use writes::{OwnedWrite, Watermarks};
 
 /// A byte stream in both directions: what TCP connections are, and whatever else carries bytes.
 ///
