@@ -1,6 +1,6 @@
 //! The C ABI: what `include/kolo.h` declares.
 //!
-//! Only translation: checks, conversion, the panic boundary ([`boundary`]). One file per part of
+//! Only translation: checks, conversion, the panic boundary (`boundary.rs`). One file per part of
 //! the header, whose text is written here: the documentation of an item is its manual in the
 //! header, and the first lines of a file introduce its part. `make header` writes the header
 //! anew; `tests/header.rs` says how it is put together, and compares.
