@@ -1,0 +1,262 @@
+//! What ready means: the calls that readiness allows, and what their outcome says of it.
+
+use std::io::{self, Read};
+
+use super::{Current, Readiness, Selector};
+use crate::driver::{
+    would_block, Buffer, Completion, Interest, Object, ReceiveInto, Received, Source, State,
+    RECEIVE_BUFFER,
+};
+use crate::error::{Code, Error, Result};
+use crate::handles::Id;
+use crate::sys;
+
+impl<S: Selector> Readiness<S> {
+    /// The next completion of the source, `None` when it is worked off.
+    pub(super) fn step(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        if let Object::Foreign(_) = source.object {
+            return foreign_ready(now, source);
+        }
+        if now.error
+            || now
+                .ready
+                .intersects(Interest::DISCONNECT | Interest::PRIORITY)
+        {
+            source.state.insert(State::HANGUP);
+        }
+        if now.error
+            || now
+                .ready
+                .intersects(Interest::READABLE | Interest::DISCONNECT)
+        {
+            source.state.insert(State::READABLE);
+        }
+        let writable = now.error || now.ready.contains(Interest::WRITABLE);
+        now.ready = Interest::empty();
+        now.error = false;
+        if writable && source.state.contains(State::CONNECT) {
+            let outcome = connect_outcome(source)?;
+            source.state.remove(State::CONNECT);
+            self.follow(now.id, source);
+            return Some(Completion::Connected(now.id, outcome));
+        }
+        if writable && source.state.contains(State::SEND) {
+            source.state.remove(State::SEND);
+            self.follow(now.id, source);
+            // Reading comes next, when this source is asked again.
+            return Some(Completion::Sent(now.id, Ok(())));
+        }
+        if !source.state.contains(State::READABLE) || source.state.contains(State::CARRIED) {
+            // Nothing to read; or it has its turn with those carried over, once.
+            return None;
+        }
+        if source.state.contains(State::ACCEPT) {
+            return self.accept(now, source);
+        }
+        if source.state.contains(State::RECEIVE) {
+            return self.receive(now, source);
+        }
+        None
+    }
+
+    fn accept(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        loop {
+            if now.accepted >= self.accept_limit(now.id) {
+                self.carry(now.id, source);
+                return None;
+            }
+            now.accepted += 1;
+            match source
+                .socket()
+                .map_err(io::Error::from)
+                .and_then(sys::accept)
+            {
+                Ok(socket) => return Some(Completion::Accepted(now.id, socket)),
+                Err(error) if would_block(&error) => {
+                    source.state.remove(State::READABLE | State::HANGUP);
+                    return None;
+                }
+                Err(error) => {
+                    let error = Error::from(error);
+                    if is_of_one_connection(error.code()) {
+                        continue;
+                    }
+                    // Still readable: accepting can be started again for those who wait.
+                    source.state.remove(State::ACCEPT);
+                    self.follow(now.id, source);
+                    return Some(Completion::AcceptFailed(now.id, error));
+                }
+            }
+        }
+    }
+
+    fn receive(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        if now.bytes_left == 0 {
+            self.carry(now.id, source);
+            return None;
+        }
+        if source.state.contains(State::OWN_MEMORY) {
+            // The size of the owner's memory is not known here; a call counts as a buffer.
+            now.bytes_left = now.bytes_left.saturating_sub(RECEIVE_BUFFER);
+            return Some(Completion::Readable(now.id));
+        }
+        let completion = self.receive_once(now.id, source);
+        if let Some(Completion::Received(_, received)) = &completion {
+            now.bytes_left = now.bytes_left.saturating_sub(received.length);
+        }
+        completion
+    }
+
+    /// The first bytes of an event. Nearly always they are all there are, and then nothing is to
+    /// be remembered.
+    #[inline]
+    pub(super) fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
+        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
+        let outcome = read(source, &mut memory[..]);
+        if let Ok(length @ 1..RECEIVE_BUFFER) = outcome {
+            source.state.remove(State::READABLE);
+            return Some(Completion::Received(id, Received { memory, length }));
+        }
+        source.state.insert(State::READABLE);
+        let completion = self.received(id, source, memory, outcome);
+        if source.state.contains(State::READABLE) {
+            let mut now = Current::new(id, Interest::empty(), false);
+            now.bytes_left -= RECEIVE_BUFFER;
+            self.current = Some(now);
+        }
+        completion
+    }
+
+    /// One receive call into the shared buffer.
+    fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
+        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
+        let outcome = read(source, &mut memory[..]);
+        self.received(id, source, memory, outcome)
+    }
+
+    fn received(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        memory: Box<Buffer>,
+        outcome: io::Result<usize>,
+    ) -> Option<Completion> {
+        let completion = match note_outcome(source, RECEIVE_BUFFER, outcome) {
+            ReceiveInto::Bytes(length) => {
+                return Some(Completion::Received(id, Received { memory, length }));
+            }
+            ReceiveInto::Nothing => None,
+            ReceiveInto::Ended => Some(Completion::Ended(id)),
+            ReceiveInto::Failed(error) => Some(Completion::ReceiveFailed(id, error)),
+        };
+        self.memory = Some(memory);
+        if completion.is_some() {
+            self.follow(id, source);
+        }
+        completion
+    }
+}
+
+fn new_buffer() -> Box<Buffer> {
+    Box::new([0; RECEIVE_BUFFER])
+}
+
+/// One receive call.
+#[inline]
+pub(super) fn read(source: &Source, memory: &mut [u8]) -> io::Result<usize> {
+    let Object::Socket(socket) = &source.object else {
+        return Err(io::ErrorKind::NotConnected.into());
+    };
+    loop {
+        match (&mut &*socket).read(memory) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// What the outcome of a receive call says of the socket's readiness.
+pub(super) fn note_outcome(
+    source: &mut Source,
+    room: usize,
+    outcome: io::Result<usize>,
+) -> ReceiveInto {
+    match outcome {
+        Ok(0) if room > 0 => {
+            source.state.remove(State::RECEIVE | State::READABLE);
+            ReceiveInto::Ended
+        }
+        Ok(length) => {
+            if length < room && !source.state.contains(State::HANGUP) {
+                source.state.remove(State::READABLE);
+            }
+            ReceiveInto::Bytes(length)
+        }
+        Err(error) if would_block(&error) => {
+            source.state.remove(State::READABLE | State::HANGUP);
+            ReceiveInto::Nothing
+        }
+        Err(error) => {
+            source.state.remove(State::RECEIVE | State::READABLE);
+            ReceiveInto::Failed(error.into())
+        }
+    }
+}
+
+fn foreign_ready(now: &mut Current, source: &Source) -> Option<Completion> {
+    if now.ready.is_empty() && !now.error {
+        return None;
+    }
+    let mut found = now.ready & source.interest;
+    if now.error {
+        // A broken descriptor is ready for everything: the user's own call then meets the error.
+        found |= source.interest & (Interest::READABLE | Interest::WRITABLE | Interest::DISCONNECT);
+        if found.is_empty() {
+            found = source.interest;
+        }
+    }
+    now.ready = Interest::empty();
+    now.error = false;
+    (!found.is_empty()).then_some(Completion::Polled(now.id, Ok(found)))
+}
+
+/// The outcome of a connect whose socket became writable; `None` if it was a false alarm.
+fn connect_outcome(source: &Source) -> Option<Result<()>> {
+    let socket = match source.socket() {
+        Ok(socket) => socket,
+        Err(error) => return Some(Err(error)),
+    };
+    match socket.take_error() {
+        Ok(Some(error)) | Err(error) => return Some(Err(error.into())),
+        Ok(None) => {}
+    }
+    match socket.peer_addr() {
+        Ok(_) => Some(Ok(())),
+        Err(error) => match Error::from(error) {
+            error if error.code() == Code::ENOTCONN => None,
+            // Darwin: the peer is already gone again.
+            error if error.code() == Code::EINVAL => Some(Err(Code::ECONNRESET.into())),
+            error => Some(Err(error)),
+        },
+    }
+}
+
+/// Errors of `accept` that belong to one connection which is gone, not to the listener: the next
+/// may be tried at once (accept(2), "Error handling").
+fn is_of_one_connection(code: Code) -> bool {
+    use Code::*;
+    matches!(
+        code,
+        EINTR
+            | ECONNABORTED
+            | ECONNRESET
+            | EPROTO
+            | ENETDOWN
+            | ENOPROTOOPT
+            | EHOSTDOWN
+            | EHOSTUNREACH
+            | ENETUNREACH
+            | EPERM
+            | ETIMEDOUT
+    )
+}
