@@ -1,14 +1,13 @@
 //! Handler tables, each kept once: ten thousand connections share one.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::BTreeMap;
 use std::rc::Rc;
 
 /// A table of callbacks.
 pub(super) trait Table {
     /// The addresses of its callbacks.
-    type Key: Eq + Hash;
+    type Key: Ord;
 
     fn key(&self) -> Self::Key;
 }
@@ -19,7 +18,7 @@ pub(super) struct Tables<T: Table>(RefCell<Kept<T>>);
 struct Kept<T: Table> {
     /// The one that was asked for last: nearly always the one that is asked for next.
     last: Option<Rc<T>>,
-    all: HashMap<T::Key, Rc<T>>,
+    all: BTreeMap<T::Key, Rc<T>>,
     /// With so many, those that no handle uses any more are dropped.
     sweep_at: usize,
 }
@@ -32,7 +31,7 @@ impl<T: Table> Tables<T> {
     pub fn new() -> Tables<T> {
         Tables(RefCell::new(Kept {
             last: None,
-            all: HashMap::new(),
+            all: BTreeMap::new(),
             sweep_at: SWEEP_FROM,
         }))
     }
