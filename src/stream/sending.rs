@@ -76,7 +76,12 @@ pub(super) fn write_owned(
     let gathered = gathered_by(core, id);
     let length = write.payloads.length();
     let must_queue = writable(&mut core.handles, id, length, gathered)?.must_queue();
-    let before = core.gathered.take_of(id);
+    // Without gathered bytes the stream may still be the one that is sent for when the callback
+    // returns, because of an owned write before this one.
+    let before = match gathered {
+        0 => Vec::new(),
+        _ => core.gathered.take_of(id),
+    };
     let stream = state(&mut core.handles, id)?;
     let writes = stream.writes();
     if !writes.is_waiting() {
