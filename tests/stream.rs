@@ -239,6 +239,25 @@ fn writes_of_a_callback_are_with_the_kernel_when_it_has_returned() {
 }
 
 #[test]
+fn owned_writes_of_a_callback_leave_when_it_returns() {
+    each_driver(|lp| {
+        let log = Log::default();
+        let (tcp, peer) = connected(&lp, Script::new(&log));
+        for count in 1..=4 {
+            let done: Vec<_> = (0..count).map(|which| log.done(which)).collect();
+            in_callback(&lp, move |lp| {
+                for done in done {
+                    tcp.write_owned(lp, "owned ", done).unwrap();
+                }
+            });
+            assert_eq!(tcp.queued(&lp).unwrap(), 0);
+            assert_eq!(read_now(&peer).unwrap(), b"owned ".repeat(count));
+        }
+        run_until(&lp, || log.events().len() == 1 + 2 + 3 + 4);
+    });
+}
+
+#[test]
 fn a_write_outside_of_callbacks_needs_no_turn() {
     each_driver(|lp| {
         let log = Log::default();
