@@ -1168,7 +1168,8 @@ int kolo_stream_write_cancel(kolo_loop *loop, kolo_stream stream, uint64_t write
 
 /**
  * Ends our side of the stream once everything queued is sent (half-close). Reading goes on. `done`
- * may be NULL; else it is called when our side has ended.
+ * may be NULL; else it is called when our side has ended: with 0, or with the error of a connection
+ * that broke before, of which on_error tells too.
  *
  * Errors: KOLO_EALREADY the second time; KOLO_ENOTCONN if the connection broke.
  */
@@ -1177,7 +1178,8 @@ int kolo_stream_shutdown(kolo_loop *loop, kolo_stream stream, kolo_write_cb done
 /**
  * Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
  * be received while the stream reads. `write_stall_ns`: how long the peer may take nothing while
- * writes are queued. When one runs out, on_timeout comes. They cost nothing per byte.
+ * writes are queued. Both count anew from this call. When one runs out, on_timeout comes. They cost
+ * nothing per byte.
  */
 int kolo_stream_set_timeouts(kolo_loop *loop,
                              kolo_stream stream,

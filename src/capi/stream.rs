@@ -449,7 +449,8 @@ pub unsafe extern "C" fn kolo_stream_write_cancel(
 }
 
 /// Ends our side of the stream once everything queued is sent (half-close). Reading goes on. `done`
-/// may be NULL; else it is called when our side has ended.
+/// may be NULL; else it is called when our side has ended: with 0, or with the error of a connection
+/// that broke before, of which on_error tells too.
 ///
 /// Errors: KOLO_EALREADY the second time; KOLO_ENOTCONN if the connection broke.
 #[no_mangle]
@@ -466,7 +467,8 @@ pub unsafe extern "C" fn kolo_stream_shutdown(
 
 /// Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
 /// be received while the stream reads. `write_stall_ns`: how long the peer may take nothing while
-/// writes are queued. When one runs out, on_timeout comes. They cost nothing per byte.
+/// writes are queued. Both count anew from this call. When one runs out, on_timeout comes. They cost
+/// nothing per byte.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_stream_set_timeouts(
     r#loop: *mut kolo_loop,

@@ -198,7 +198,7 @@ impl Stream {
     }
 
     /// Ends our side of the stream once everything queued is sent (half-close). Reading goes on.
-    /// `done` is called when the system knows.
+    /// `done` is called when the system knows, or with the error of a connection that broke before.
     ///
     /// Errors: [`Code::EALREADY`] the second time, [`Code::ENOTCONN`] when the connection broke,
     /// [`Code::EBADF`] for a closed stream.
@@ -267,7 +267,7 @@ impl Stream {
     /// How long nothing may be received while reading, and how long the peer may take nothing
     /// while writes are queued, before [`StreamHandler::on_timeout`]. `None`: for ever.
     ///
-    /// Arming costs nothing per byte: receiving only notes the time.
+    /// Both count anew from this call. They cost nothing per byte: receiving only notes the time.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn set_timeouts(

@@ -253,6 +253,10 @@ pub(super) fn settle(core: &mut Core, id: Id) {
         {
             stream.writes().finish(done, outcome);
         }
+        if let Err(error) = outcome {
+            // There is no connection any more, whatever ended it.
+            return fail(core, id, error);
+        }
     }
     tells |= stream.status.contains(Status::FINISHING | Status::SHUT);
     if let Some(writes) = &mut stream.writes {
