@@ -29,6 +29,25 @@ pub(crate) struct HookState {
 /// A started hook keeps the loop alive (see [`Loop::unref`]). Hooks of a kind run in the order
 /// in which they were started; one that is started in a hook of its kind runs from the next turn
 /// on. Close it with [`Loop::close`].
+///
+/// # Example
+///
+/// ```
+/// use kolo::{Hook, HookKind, Loop, RunMode};
+///
+/// let lp = Loop::new()?;
+/// let mut pieces = 3;
+/// // A piece of work in each turn, for as long as there is some.
+/// let work = Hook::open(&lp, HookKind::Idle, move |lp, hook| {
+///     pieces -= 1;
+///     if pieces == 0 {
+///         lp.close(hook).unwrap();
+///     }
+/// })?;
+/// work.start(&lp)?;
+/// lp.run(RunMode::Default)?;
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Hook(pub(crate) Id);
 

@@ -21,6 +21,31 @@ pub(crate) struct PollState {
 /// owner closes the descriptor.
 ///
 /// On Windows only sockets can be watched.
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(unix)] {
+/// use std::io::{Read, Write};
+/// use std::os::fd::AsRawFd;
+/// use std::os::unix::net::UnixStream;
+/// use kolo::{Interest, Loop, Poll, RunMode};
+///
+/// let (mut ours, mut theirs) = UnixStream::pair().unwrap();
+/// theirs.write_all(b"ready").unwrap();
+///
+/// let lp = Loop::new()?;
+/// let poll = Poll::open(&lp, ours.as_raw_fd(), move |lp, poll, ready| {
+///     assert!(ready.unwrap().contains(Interest::READABLE));
+///     let mut bytes = [0; 5];
+///     ours.read_exact(&mut bytes).unwrap();
+///     lp.close(poll).unwrap();
+/// })?;
+/// poll.start(&lp, Interest::READABLE)?;
+/// lp.run(RunMode::Default)?;
+/// # }
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Poll(pub(crate) Id);
 

@@ -184,6 +184,27 @@ impl WakerState {
 /// Another thread's hold on a loop: posts functions to it and wakes it.
 ///
 /// A remote may outlive its loop; then it answers [`Code::ECANCELED`]. Cloning is cheap.
+///
+/// # Example
+///
+/// ```
+/// use kolo::{Loop, RunMode, Waker};
+///
+/// let lp = Loop::new()?;
+/// // Keeps the loop alive until the answer is there.
+/// let waiting = Waker::open(&lp, |_, _| ())?;
+/// let remote = lp.remote();
+/// let worker = std::thread::spawn(move || {
+///     let answer = 6 * 7;
+///     remote.post(move |lp: &Loop| {
+///         println!("the answer is {answer}");
+///         lp.close(waiting).unwrap();
+///     })
+/// });
+/// lp.run(RunMode::Default)?;
+/// worker.join().unwrap()?;
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone)]
 pub struct Remote {
     mailbox: Arc<Mailbox>,

@@ -20,6 +20,25 @@ pub(crate) struct SignalState {
 /// disposition is put back when the last handle that watches it is stopped or closed.
 ///
 /// Not to be had on Windows ([`Code::ENOTSUP`]).
+///
+/// # Example
+///
+/// ```
+/// # #[cfg(unix)] {
+/// use kolo::{Loop, RunMode, Signal};
+///
+/// let lp = Loop::new()?;
+/// let end = Signal::open(&lp, |lp, signal, number| {
+///     println!("signal {number}: ending");
+///     lp.close(signal).unwrap();
+/// })?;
+/// end.start(&lp, libc::SIGTERM)?;
+/// # // SAFETY: a signal to ourselves, which is watched.
+/// # unsafe { libc::raise(libc::SIGTERM) };
+/// lp.run(RunMode::Default)?;
+/// # }
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Signal(pub(crate) Id);
 

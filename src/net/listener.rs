@@ -121,6 +121,25 @@ impl ListenerState {
 /// A socket that listens for TCP connections.
 ///
 /// Active, and so keeping the loop alive, until it is paused or closed with [`Loop::close`].
+///
+/// # Example
+///
+/// ```
+/// use kolo::{AcceptPolicy, ListenOptions, Loop, Stream, TcpListener, TcpStream};
+///
+/// let lp = Loop::new()?;
+/// // Those who cannot be served are told so at once.
+/// let options = ListenOptions { accept_policy: AcceptPolicy::Reject, ..Default::default() };
+/// let discard = |_: &Loop, _: Stream, _: &[u8]| ();
+/// let listener = TcpListener::listen_with(
+///     &lp,
+///     "127.0.0.1:0".parse().unwrap(),
+///     &options,
+///     move |lp: &Loop, _, tcp: TcpStream| tcp.attach(lp, discard).unwrap(),
+/// )?;
+/// assert_ne!(listener.address(&lp)?.port(), 0);
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpListener(pub(crate) Id);
 

@@ -33,6 +33,35 @@ pub struct ConnectOptions {
 }
 
 /// A TCP connection (RFC 9293): a [`Stream`], whose operations it has, and more.
+///
+/// # Example
+///
+/// ```
+/// use std::time::Duration;
+/// use kolo::{ConnectOptions, Error, Loop, RunMode, Stream, StreamHandler, TcpStream};
+///
+/// struct Client;
+///
+/// impl StreamHandler for Client {
+///     fn on_open(&mut self, lp: &Loop, stream: Stream) {
+///         stream.write(lp, b"hello").unwrap();
+///     }
+///     fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]) {
+///         println!("{} bytes came", data.len());
+///         lp.close(stream).unwrap();
+///     }
+///     fn on_error(&mut self, _: &Loop, _: Stream, error: Error) {
+///         println!("no connection: {error}");
+///     }
+/// }
+///
+/// let lp = Loop::new()?;
+/// let options = ConnectOptions { timeout: Some(Duration::from_secs(5)), ..Default::default() };
+/// let nobody = "127.0.0.1:1".parse().unwrap();
+/// TcpStream::connect_with(&lp, nobody, &options, Client)?;
+/// lp.run(RunMode::Default)?;
+/// # Ok::<(), kolo::Error>(())
+/// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct TcpStream(Stream);
 
