@@ -237,8 +237,9 @@ pub(super) fn settle(core: &mut Core, id: Id) {
         return;
     };
     let mut tells = stream.status.contains(Status::SEND_ON);
+    let whole = !stream.status.contains(Status::FAILED);
     let empty = !stream.must_queue() && !gathered;
-    if empty && stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING {
+    if whole && empty && stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING {
         stream.status.insert(Status::SHUT);
         // A stream that is finishing is closed right after, which ends it as well.
         let outcome = match stream.source.socket() {
