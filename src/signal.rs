@@ -151,6 +151,9 @@ mod unix {
         watchers: Vec<(i32, Id)>,
     }
 
+    /// In place of the number of a signal that is not told any more; no handle watches it.
+    const NOT_TOLD: i32 = -1;
+
     struct Pipe {
         reader: UnixStream,
         writer: UnixStream,
@@ -235,7 +238,14 @@ mod unix {
 
     /// The handle `id` no longer watches `number`; 0 is watched by nobody.
     pub(crate) fn unwatch(core: &mut Core, id: Id, number: i32) {
-        let Some(hub) = &mut core.signals else { return };
+        let Core {
+            signals: Some(hub),
+            deferred,
+            ..
+        } = core
+        else {
+            return;
+        };
         let at = hub
             .watchers
             .iter()
@@ -243,6 +253,14 @@ mod unix {
         if let Some(at) = at {
             hub.watchers.remove(at);
             hub.slot.unwatch(number);
+            // What came for it and was not told yet must not be, even if it watches again by
+            // then. The entry keeps its place, since the deferred phase counts them.
+            for event in deferred.iter_mut() {
+                match event {
+                    Deferred::Signal(watcher, number) if *watcher == id => *number = NOT_TOLD,
+                    _ => {}
+                }
+            }
         }
     }
 
