@@ -527,7 +527,9 @@ fn a_thousand_connections_come_and_go() {
             next.add();
             let (received, others, following) = (log.clone(), logs.clone(), next.clone());
             let script = Script::new(&log)
-                .on_open(move |lp, stream| drop(stream.write(lp, &pattern(which, 3000)).unwrap()))
+                .on_open(move |lp, stream| {
+                    stream.write(lp, &pattern(which, 3000)).unwrap();
+                })
                 .on_data(move |lp, stream, _| {
                     if received.data().len() == 3000 {
                         lp.close(stream).unwrap();
