@@ -545,9 +545,12 @@ fn what_was_written_before_the_panic_is_sent() {
 fn a_connect_that_fails_is_told_after_a_panic_in_between() {
     each_driver(|lp| {
         let log = Log::default();
-        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = unused.local_addr().unwrap();
-        drop(unused);
+        // Bound, so that nobody else listens there.
+        let holder =
+            socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        let any: std::net::SocketAddr = "127.0.0.1:0".parse().unwrap();
+        holder.bind(&any.into()).unwrap();
+        let address = holder.local_addr().unwrap().as_socket().unwrap();
         TcpStream::connect_with(&lp, address, &ConnectOptions::default(), Panics::new(&log))
             .unwrap();
         lp.defer(|_: &Loop| panic_on_purpose()).unwrap();

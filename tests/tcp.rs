@@ -23,9 +23,13 @@ fn listen() -> (StdListener, SocketAddr) {
     listen_at(Ipv4Addr::LOCALHOST.into())
 }
 
-/// An address at which nobody listens, on this machine.
-fn nobody() -> SocketAddr {
-    listen().1
+/// An address of this machine at which nobody listens, as long as the socket holds it.
+fn nobody() -> (Socket, SocketAddr) {
+    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+    holder.bind(&any.into()).unwrap();
+    let address = holder.local_addr().unwrap().as_socket().unwrap();
+    (holder, address)
 }
 
 /// An address whose listener answers no more: its queue is full, and connects to it hang.
@@ -126,7 +130,8 @@ fn writes_before_the_connection_is_made_are_sent_then() {
 fn a_refused_connection_is_an_error_of_the_handlers() {
     each_driver(|lp| {
         let log = Log::default();
-        let tcp = TcpStream::connect(&lp, nobody(), Script::new(&log)).unwrap();
+        let (_holder, address) = nobody();
+        let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         tcp.write_owned(&lp, "never", log.done(0)).unwrap();
         assert_eq!(log.events(), [], "not inside the call");
         run_to_end(&lp);
