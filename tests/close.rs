@@ -1,5 +1,7 @@
 //! Closing: a handle is dead at once, and its last callback is told once. Dropping a loop closes everything.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::io::Write;

@@ -344,6 +344,7 @@ fn handles_are_listed_and_described() {
     });
 }
 
+#[cfg(unix)]
 #[test]
 fn signals_add_no_handle_to_the_listing() {
     each_driver(|lp| {

@@ -1,5 +1,7 @@
 //! Forks: a child has a copy of the loop and shares the kernel's objects. Each test runs in a process of its own.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::io::{Read, Write};

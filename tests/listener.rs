@@ -1,5 +1,7 @@
 //! Listening and accepting, and what happens when descriptors run out.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::fs::File;

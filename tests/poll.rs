@@ -1,5 +1,7 @@
 //! Foreign descriptors: what another library owns is watched, and never touched.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::fs::File;

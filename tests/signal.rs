@@ -1,5 +1,7 @@
 //! Signals. They belong to the whole process, so each test has one of its own.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::sync::atomic::{AtomicI32, Ordering};

@@ -1,5 +1,7 @@
 //! TCP connections: making them, adopting and releasing them, their options and addresses.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::io::{Read, Write};
