@@ -1,6 +1,8 @@
 //! A panic in a callback unwinds out of `run`; the loop stays whole, and what was still to be told is told by the next
 //! run.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::io::Write;

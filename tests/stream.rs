@@ -1,5 +1,7 @@
 //! Streams: reading, writing, ending, timeouts, fairness. What is TCP's own is in tests/tcp.rs.
 
+#![cfg(unix)]
+
 mod common;
 
 use std::cell::RefCell;
