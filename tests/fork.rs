@@ -214,6 +214,10 @@ fn a_signal_to_the_child_is_not_the_parents() {
         let counted = told.clone();
         let signal = Signal::open(&lp, move |_, _, _| counted.add()).unwrap();
         signal.start(&lp, libc::SIGUSR1).unwrap();
+        let other = Shared::<usize>::default();
+        let counted = other.clone();
+        let second = Signal::open(&lp, move |_, _, _| counted.add()).unwrap();
+        second.start(&lp, libc::SIGUSR2).unwrap();
         // Pending in the parent at the fork: the parent's own.
         unsafe { libc::raise(libc::SIGUSR1) };
         Child::fork(|| {
@@ -221,6 +225,9 @@ fn a_signal_to_the_child_is_not_the_parents() {
             unsafe { libc::raise(libc::SIGUSR1) };
             lp.forked().unwrap();
             some_turns(&lp);
+            assert_eq!(told.get(), 0);
+            unsafe { libc::raise(libc::SIGUSR2) };
+            run_until(&lp, || other.get() == 1);
             assert_eq!(told.get(), 0);
             unsafe { libc::raise(libc::SIGUSR1) };
             run_until(&lp, || told.get() == 1);
