@@ -314,6 +314,7 @@ struct Model {
     timers: HashMap<usize, Modelled>,
     starts: u64,
     fired: usize,
+    operations: usize,
 }
 
 #[derive(Clone, Copy)]
@@ -349,7 +350,10 @@ fn operate(lp: &Loop, model: &Shared<Model>, random: &Shared<Random>, timers: us
     let which = draw(timers);
     let delays = [0, 1, 1000, 65_536, 1_000_000, 5_000_000];
     let delay = draw(delays[draw(delays.len())] + 1) as u64;
-    let known = model.with(|model| model.timers.get(&which).copied());
+    let known = model.with(|model| {
+        model.operations += 1;
+        model.timers.get(&which).copied()
+    });
     let Some(Modelled {
         timer,
         armed,
@@ -463,7 +467,8 @@ fn random_operations_follow_the_model() {
             // Keeps the loop from waiting, so that the machine's time goes into operations.
             let idle = Hook::open(&lp, HookKind::Idle, |_, _| ()).unwrap();
             idle.start(&lp).unwrap();
-            for _ in 0..50_000 / 5 {
+            // Many of them in callbacks: repeating timers whose periods are short fire in every turn.
+            while model.with(|model| model.operations < 50_000) {
                 for _ in 0..5 {
                     operate(&lp, &model, &random, timers);
                 }
@@ -502,5 +507,175 @@ fn random_operations_follow_the_model() {
             run_to_end(&lp);
             assert_eq!(lp.metrics().handles, 0);
         }
+    });
+}
+
+#[test]
+fn a_neighbour_that_is_due_can_be_stopped_or_put_off_in_the_same_turn() {
+    each_driver(|lp| {
+        let fired = Shared::<Vec<usize>>::default();
+        let timers: Vec<Timer> = (0..5)
+            .map(|which| {
+                let fired = fired.clone();
+                Timer::open(&lp, move |_, _| fired.push(which)).unwrap()
+            })
+            .collect();
+        let others = timers.clone();
+        let first = fired.clone();
+        Timer::after(&lp, Duration::ZERO, move |lp| {
+            first.push(99);
+            others[0].stop(lp).unwrap();
+            others[1].start(lp, ms(20)).unwrap();
+            others[2].start(lp, Duration::ZERO).unwrap();
+            others[3].stop(lp).unwrap();
+            others[3].start(lp, ms(1)).unwrap();
+        })
+        .unwrap();
+        for timer in &timers {
+            timer.start(&lp, Duration::ZERO).unwrap();
+        }
+        thread::sleep(ms(1));
+        lp.run(RunMode::NoWait).unwrap();
+        assert_eq!(fired.get(), [99, 4]);
+        run_to_end(&lp);
+        assert_eq!(fired.get(), [99, 4, 2, 3, 1]);
+    });
+}
+
+#[test]
+fn a_start_late_in_a_long_callback_counts_from_there() {
+    each_driver(|lp| {
+        let delay = ms(10);
+        let waited = Shared::<Vec<Duration>>::default();
+        let list = waited.clone();
+        in_callback(&lp, move |lp| {
+            // The callback's own clock is old, too, when its first timer is started.
+            let begun = Instant::now();
+            while begun.elapsed() < delay * 3 {
+                std::hint::spin_loop();
+            }
+            let started = Instant::now();
+            Timer::after(lp, delay, move |_| list.push(started.elapsed())).unwrap();
+        });
+        run_to_end(&lp);
+        assert!(waited.get()[0] >= delay, "{:?}", waited.get());
+    });
+}
+
+#[test]
+fn after_closes_its_timer_before_its_function_runs() {
+    each_driver(|lp| {
+        let timer = Shared::<Option<Timer>>::default();
+        let own = timer.clone();
+        let after = Timer::after(&lp, ms(1), move |lp| {
+            let timer = own.get().unwrap();
+            assert_eq!(code(timer.start(lp, ms(1))), Code::EBADF);
+            own.set(None);
+        })
+        .unwrap();
+        timer.set(Some(after));
+        assert!(lp.is_active(after).unwrap());
+        run_to_end(&lp);
+        assert_eq!(timer.get(), None, "it has fired");
+        assert_eq!(lp.metrics().handles, 0);
+        // It can be taken back, and what it holds is dropped.
+        let held = timer.clone();
+        let after = Timer::after(&lp, ms(1), move |_| held.set(None)).unwrap();
+        timer.set(Some(after));
+        lp.close(after).unwrap();
+        run_to_end(&lp);
+        run_for(&lp, ms(5));
+        assert_eq!((timer.get(), timer.holders()), (Some(after), 0));
+    });
+}
+
+#[test]
+fn a_stopped_timer_stays_open() {
+    each_driver(|lp| {
+        let fired = Shared::<usize>::default();
+        let counted = fired.clone();
+        let timer = Timer::open(&lp, move |_, _| counted.add()).unwrap();
+        for round in 1..=3 {
+            timer.start(&lp, ms(1)).unwrap();
+            run_to_end(&lp);
+            timer.stop(&lp).unwrap();
+            assert_eq!((fired.get(), lp.handles()), (round, vec![timer.id()]));
+        }
+    });
+}
+
+#[test]
+fn a_repeating_timer_may_start_itself_anew_or_become_one_shot() {
+    each_driver(|lp| {
+        let waited = Shared::<Vec<Instant>>::default();
+        let list = waited.clone();
+        let timer = Timer::open(&lp, move |lp, timer| {
+            list.push(Instant::now());
+            match list.len() {
+                // The new start counts, not the period.
+                1 => timer
+                    .start_repeating(lp, ms(15), Duration::from_secs(3600))
+                    .unwrap(),
+                2 => timer.start(lp, ms(15)).unwrap(),
+                _ => assert!(!lp.is_active(timer).unwrap()),
+            }
+        })
+        .unwrap();
+        timer.start_repeating(&lp, ms(1), ms(1)).unwrap();
+        run_to_end(&lp);
+        let waited = waited.take();
+        assert_eq!(waited.len(), 3);
+        let early = |pair: &[Instant]| pair[1] - pair[0] < ms(15);
+        assert!(!waited.windows(2).any(early), "{waited:?}");
+        assert_eq!(code(timer.again(&lp)), Code::EINVAL, "it has no period");
+    });
+}
+
+#[test]
+fn the_shortest_and_the_longest_period_are_periods() {
+    each_driver(|lp| {
+        let fired = Shared::<Vec<(Duration, u64)>>::default();
+        let list = fired.clone();
+        let timer = Timer::open(&lp, move |lp, timer| {
+            list.push((lp.now(), timer.overrun(lp).unwrap()));
+        })
+        .unwrap();
+        timer
+            .start_repeating(&lp, Duration::ZERO, Duration::from_nanos(1))
+            .unwrap();
+        let first = lp.now();
+        for turn in 1..=5 {
+            // Every nanosecond is a period: once a turn, all of them accounted for.
+            lp.run(RunMode::NoWait).unwrap();
+            assert_eq!(fired.len(), turn);
+        }
+        let fired_at = fired.take();
+        let periods: u64 = fired_at.iter().map(|(_, overrun)| overrun + 1).sum();
+        let last = fired_at.last().unwrap().0;
+        assert_eq!(u128::from(periods), (last - first).as_nanos() + 1);
+
+        timer
+            .start_repeating(&lp, Duration::ZERO, Duration::MAX)
+            .unwrap();
+        run_until(&lp, || !fired.is_empty());
+        for _ in 0..3 {
+            lp.run(RunMode::NoWait).unwrap();
+        }
+        assert_eq!(fired.len(), 1);
+        assert!(timer.remaining(&lp).unwrap() > Duration::from_secs(1 << 32));
+    });
+}
+
+#[test]
+fn a_handle_of_another_kind_is_no_timer() {
+    each_driver(|lp| {
+        let hook = Hook::open(&lp, HookKind::Check, |_, _| ()).unwrap();
+        let timer = Timer::from_id(hook.id());
+        assert_eq!(code(timer.start(&lp, ms(1))), Code::EBADF);
+        assert_eq!(code(timer.start_repeating(&lp, ms(1), ms(1))), Code::EBADF);
+        assert_eq!(code(timer.stop(&lp)), Code::EBADF);
+        assert_eq!(code(timer.again(&lp)), Code::EBADF);
+        assert_eq!(code(timer.remaining(&lp)), Code::EBADF);
+        assert_eq!(code(timer.overrun(&lp)), Code::EBADF);
     });
 }
