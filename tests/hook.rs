@@ -169,3 +169,44 @@ fn a_handle_of_another_kind_is_no_hook() {
         assert_eq!(code(hook.stop(&lp)), Code::EBADF);
     });
 }
+
+#[test]
+fn only_idle_hooks_keep_the_loop_from_waiting() {
+    each_driver(|lp| {
+        let timer = Timer::open(&lp, |_, _| ()).unwrap();
+        timer.start(&lp, Duration::from_secs(3600)).unwrap();
+        for kind in [HookKind::Prepare, HookKind::Check] {
+            let (hook, count) = counting(&lp, kind);
+            hook.start(&lp).unwrap();
+            assert!(lp.backend_timeout().unwrap() > Duration::from_secs(1800));
+            // A turn that waits is one turn, with the hook in it once.
+            timer.start(&lp, Duration::from_millis(5)).unwrap();
+            let before = lp.metrics().turns;
+            run_until(&lp, || !lp.is_active(timer).unwrap());
+            assert_eq!(count.get() as u64, lp.metrics().turns - before);
+            timer.start(&lp, Duration::from_secs(3600)).unwrap();
+            lp.close(hook).unwrap();
+            lp.run(RunMode::NoWait).unwrap();
+        }
+    });
+}
+
+#[test]
+fn an_idle_hook_that_is_stopped_in_its_turn_lets_that_turn_wait() {
+    each_driver(|lp| {
+        let waits = Shared::<Option<bool>>::default();
+        let seen = waits.clone();
+        let idle = Hook::open(&lp, HookKind::Idle, |lp, hook| hook.stop(lp).unwrap()).unwrap();
+        idle.start(&lp).unwrap();
+        let timer = Timer::open(&lp, |_, _| ()).unwrap();
+        timer.start(&lp, Duration::from_secs(3600)).unwrap();
+        // The prepare hooks run right before the wait.
+        let prepare = Hook::open(&lp, HookKind::Prepare, move |lp, _| {
+            seen.set(Some(lp.backend_timeout() != Some(Duration::ZERO)));
+        })
+        .unwrap();
+        prepare.start(&lp).unwrap();
+        lp.run(RunMode::NoWait).unwrap();
+        assert_eq!(waits.get(), Some(true));
+    });
+}
