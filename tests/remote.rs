@@ -616,7 +616,7 @@ fn a_waker_closed_by_another_wakers_callback_of_the_same_turn_is_not_called() {
 /// wake after it, and the loop that was woken before, go on. Without the loop's barrier this hangs within moments.
 #[test]
 fn what_was_stored_before_a_coalesced_wake_is_visible_to_the_callback() {
-    const ROUNDS: usize = 100_000;
+    const ROUNDS: usize = 30_000;
     /// Far enough apart that each store misses every cache and the address translation's, too.
     const STRIDE: usize = 4096 + 64;
     const FAR: usize = 64 * 1024 * 1024;
@@ -669,7 +669,7 @@ fn what_was_stored_before_a_coalesced_wake_is_visible_to_the_callback() {
 /// Two loops hand a value to and fro, each time by a wake that may meet the other's wait or its callback.
 #[test]
 fn two_loops_wake_each_other_a_hundred_thousand_times() {
-    const ROUNDS: u64 = 100_000;
+    const ROUNDS: u64 = 30_000;
 
     struct Table {
         value: AtomicU64,
