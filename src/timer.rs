@@ -44,7 +44,8 @@ impl TimerState {
 /// - A repeating timer keeps its phase: its deadlines are the first one plus multiples of the
 ///   period. Periods that passed while the loop was busy are not made up: the callback runs once
 ///   and [`Timer::overrun`] tells how many were skipped.
-/// - A timer that is started with no delay fires in the next turn, never in the same one.
+/// - A timer that is started with no delay fires when timers have their next turn, never in the
+///   phase of timers that is running.
 ///
 /// Starting, stopping and re-arming take constant time (see the `timers` module). A stopped
 /// timer stays open until it is closed with [`Loop::close`].

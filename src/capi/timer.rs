@@ -6,8 +6,8 @@
 //! however many timers there are.
 //!
 //! A delay counts from the call, or at least from a reading of the clock that is no older than the
-//! callback in which the call is made. A timer that is started with no delay fires in the next turn,
-//! never in the same.
+//! callback in which the call is made. A timer that is started with no delay
+//! fires the next time that timers are looked at, never in the phase that is running.
 
 use std::ffi::{c_int, c_void};
 

@@ -183,8 +183,8 @@ impl TcpStream {
     /// Takes over a connected socket from elsewhere. From success on it is kolo's to close.
     ///
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one
-    /// that is no socket, [`Code::ENOTCONN`] for a socket that is not connected; it stays the
-    /// caller's then.
+    /// that is no socket, [`Code::ENOTCONN`] for a socket that is not connected. It is dropped then:
+    /// pass a duplicate to keep it.
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
