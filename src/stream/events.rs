@@ -99,6 +99,11 @@ impl Loop {
     }
 
     pub(crate) fn stream_connected(&self, id: Id, outcome: Result<()>) {
+        let connecting = state(&mut self.core.borrow_mut().handles, id)
+            .is_ok_and(|stream| stream.is_connecting());
+        if !connecting {
+            return; // it failed while the driver connected it: its `on_error` is on the way
+        }
         if let Err(error) = outcome.and_then(|()| self.begin_open(id)) {
             return self.stream_failed(id, error);
         }
