@@ -97,6 +97,7 @@ impl Hook {
         let kind = self.kind(lp)?;
         let mut core = lp.core()?;
         core.hooks[kind as usize - 1].retain(|id| *id != self.0);
+        core.hooks_due.retain(|id| *id != self.0);
         core.handles.set_active(self.0, false);
         Ok(())
     }
@@ -105,28 +106,22 @@ impl Hook {
 impl Loop {
     /// One phase of hooks.
     pub(crate) fn run_hooks(&self, kind: HookKind) {
-        let started = {
-            let core = self.core.borrow();
-            let started = &core.hooks[kind as usize - 1];
-            if started.is_empty() {
-                return;
-            }
-            started.clone()
-        };
-        for id in started {
-            self.run_hook(kind, Hook(id));
+        {
+            let core = &mut *self.core.borrow_mut();
+            // What a panic left is of another phase.
+            core.hooks_due.clear();
+            core.hooks_due.extend(&core.hooks[kind as usize - 1]);
         }
-    }
-
-    fn run_hook(&self, kind: HookKind, hook: Hook) {
-        let callback = {
-            let mut core = self.core.borrow_mut();
-            if !core.hooks[kind as usize - 1].contains(&hook.0) {
-                return;
-            }
-            core.handles.lend(hook.0, slot)
-        };
-        self.call_lent(hook.0, callback, slot, |lp, callback| callback(lp, hook));
+        loop {
+            let (hook, callback) = {
+                let core = &mut *self.core.borrow_mut();
+                let Some(id) = core.hooks_due.pop_front() else {
+                    return;
+                };
+                (Hook(id), core.handles.lend(id, slot))
+            };
+            self.call_lent(hook.0, callback, slot, |lp, callback| callback(lp, hook));
+        }
     }
 }
 

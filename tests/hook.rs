@@ -210,3 +210,31 @@ fn an_idle_hook_that_is_stopped_in_its_turn_lets_that_turn_wait() {
         assert_eq!(waits.get(), Some(true));
     });
 }
+
+#[test]
+fn one_stopped_and_started_by_another_of_its_kind_runs_from_the_next_turn_on() {
+    each_driver(|lp| {
+        for kind in KINDS {
+            let order = Shared::<Vec<usize>>::default();
+            let own = order.clone();
+            let second = Hook::open(&lp, kind, move |_, _| own.push(2)).unwrap();
+            let own = order.clone();
+            let first = Hook::open(&lp, kind, move |lp, _| {
+                own.push(1);
+                if own.len() == 1 {
+                    second.stop(lp).unwrap();
+                    second.start(lp).unwrap();
+                }
+            })
+            .unwrap();
+            first.start(&lp).unwrap();
+            second.start(&lp).unwrap();
+            lp.run(RunMode::NoWait).unwrap();
+            assert_eq!(order.take(), [1]);
+            lp.close(first).unwrap();
+            lp.run(RunMode::NoWait).unwrap();
+            assert_eq!(order.take(), [2]);
+            lp.close(second).unwrap();
+        }
+    });
+}

@@ -130,6 +130,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         Body::Hook(hook) => {
             let kind = hook.kind;
             core.hooks[kind as usize - 1].retain(|hook| *hook != id);
+            core.hooks_due.retain(|hook| *hook != id);
         }
         Body::Waker(waker) => waker.close(),
         Body::Signal(signal) => {

@@ -76,6 +76,8 @@ pub(crate) struct Core {
     pub close_callbacks: HashMap<Id, CloseCallback>,
     /// Started hooks by kind.
     pub hooks: [Vec<Id>; 3],
+    /// Hooks that are still to run in this phase. One that is stopped leaves it, also when it is started again.
+    pub hooks_due: VecDeque<Id>,
     pub signals: Option<SignalHub>,
     /// Small writes of the running callback, to be sent when it returns.
     pub gathered: crate::stream::Gathered,
@@ -144,6 +146,7 @@ impl Loop {
                 finals: VecDeque::new(),
                 close_callbacks: HashMap::new(),
                 hooks: Default::default(),
+                hooks_due: VecDeque::new(),
                 signals: None,
                 gathered: Default::default(),
                 last_write: 0,
