@@ -244,7 +244,11 @@ pub(super) fn settle(core: &mut Core, id: Id) {
         // A stream that is finishing is closed right after, which ends it as well.
         let outcome = match stream.source.socket() {
             Ok(_) if stream.status.contains(Status::FINISHING) => Ok(()),
-            Ok(socket) => socket.shutdown(Shutdown::Write).map_err(Error::from),
+            Ok(socket) => socket.shutdown(Shutdown::Write).map_err(|error| {
+                // A reset that nobody has been told of yet says more than that there is no connection.
+                let cause = socket.take_error().ok().flatten();
+                Error::from(cause.unwrap_or(error))
+            }),
             Err(error) => Err(error),
         };
         if let Some(done) = stream
