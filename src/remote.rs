@@ -10,16 +10,18 @@
 //! pass a full barrier (membarrier(2), Linux) before it looks. Where the system has no such call
 //! the exchange is made each time.
 
+mod forks;
+
 use std::collections::VecDeque;
 use std::sync::atomic::{compiler_fence, AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
 
 use smallbox::smallbox;
 
 use crate::driver::Wake;
 use crate::error::{Code, Result};
 use crate::event_loop::{Loop, Posted, Task};
-use crate::handles::{Body, Id};
+use crate::handles::{Body, Handles, Id};
 use crate::sys;
 
 /// A flag that many threads raise and the loop's thread lowers.
@@ -88,8 +90,8 @@ struct Posts {
 }
 
 impl Mailbox {
-    pub fn new(waker: Arc<dyn Wake>, capacity: usize) -> Mailbox {
-        Mailbox {
+    pub fn new(waker: Arc<dyn Wake>, capacity: usize) -> Arc<Mailbox> {
+        let mailbox = Arc::new(Mailbox {
             flag: Flag::new(),
             ended: AtomicBool::new(false),
             posts: Mutex::new(Posts {
@@ -100,7 +102,9 @@ impl Mailbox {
             taken: AtomicUsize::new(0),
             waker: RwLock::new(waker),
             capacity,
-        }
+        });
+        forks::survive(&mailbox);
+        mailbox
     }
 
     fn posts(&self) -> MutexGuard<'_, Posts> {
@@ -150,11 +154,21 @@ impl Mailbox {
     }
 
     /// In a forked child, which has only the loop's thread.
-    pub fn forked(&self, waker: Arc<dyn Wake>) {
+    pub fn forked(&self, waker: Arc<dyn Wake>, handles: &mut Handles) {
         *self
             .waker
             .write()
             .unwrap_or_else(|poisoned| poisoned.into_inner()) = waker;
+        // A thread of the parent's may have raised a waker's flag and not come to announce it.
+        let mut posts = self.posts();
+        for id in handles.ids() {
+            if let Ok(Body::Waker(state)) = handles.get_mut(id).map(|entry| &mut entry.body) {
+                if state.shared.flag.is_raised() && !posts.woken.contains(&id) {
+                    posts.woken.push(id);
+                }
+            }
+        }
+        drop(posts);
         // Whatever was announced to the parent's descriptor is looked for at once.
         self.flag.lower();
         self.wake();
@@ -165,7 +179,8 @@ impl Mailbox {
 struct WakerShared {
     flag: Flag,
     closed: AtomicBool,
-    id: Mutex<Option<Id>>,
+    /// Set before anybody shares it.
+    id: OnceLock<Id>,
 }
 
 pub(crate) type WakerCallback = Box<dyn FnMut(&Loop, Waker)>;
@@ -263,11 +278,7 @@ impl Remote {
 
     #[cold]
     fn announce(&self, waker: &WakerShared) {
-        let id = *waker
-            .id
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
-        self.mailbox.posts().woken.extend(id);
+        self.mailbox.posts().woken.extend(waker.id.get());
         self.mailbox.wake();
     }
 }
@@ -298,17 +309,14 @@ impl Waker {
         let shared = Arc::new(WakerShared {
             flag: Flag::new(),
             closed: AtomicBool::new(false),
-            id: Mutex::new(None),
+            id: OnceLock::new(),
         });
         let state = WakerState {
             shared: shared.clone(),
             callback: Some(Box::new(callback)),
         };
         let id = lp.insert(Body::Waker(state))?;
-        *shared
-            .id
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner()) = Some(id);
+        shared.id.get_or_init(|| id);
         lp.core()?.handles.set_active(id, true);
         Ok(Waker(id))
     }

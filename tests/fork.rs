@@ -5,14 +5,19 @@
 mod common;
 
 use std::io::{Read, Write};
+use std::num::NonZeroU32;
 use std::os::fd::AsRawFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use common::*;
 use kolo::{
-    Code, Interest, Loop, Poll, RunMode, Signal, Stream, TcpListener, TcpStream, Timer, Waker,
+    Code, Interest, Loop, LoopOptions, Poll, RunMode, Signal, Stream, TcpListener, TcpStream,
+    Timer, Waker,
 };
 
 /// Runs the function in a forked child; the child's end is the function's.
@@ -286,5 +291,58 @@ fn a_loop_made_in_the_child_is_an_ordinary_one() {
             run_until(&own, || log.data() == b"x");
         })
         .join();
+    }));
+}
+
+#[test]
+fn a_fork_while_other_threads_post_and_wake_leaves_the_child_a_whole_loop() {
+    let few_posts = || LoopOptions {
+        post_capacity: NonZeroU32::new(1000).unwrap(),
+        ..Default::default()
+    };
+    in_own_process!(|| each_driver_with(few_posts, |lp| {
+        let woken = Shared::<usize>::default();
+        let counted = woken.clone();
+        let waker = Waker::open(&lp, move |_, _| counted.add()).unwrap();
+        let remote = waker.remote(&lp).unwrap();
+        let ended = Arc::new(AtomicBool::new(false));
+        let threads = [true, false].map(|posts| {
+            let (remote, ended) = (remote.clone(), ended.clone());
+            thread::spawn(move || {
+                while !ended.load(Ordering::Relaxed) {
+                    if posts {
+                        // Too many now and then, which is no matter here.
+                        let _ = remote.post(|_: &Loop| ());
+                    } else {
+                        remote.wake().unwrap();
+                    }
+                }
+            })
+        });
+        let mut kept = Some(lp);
+        for round in 0..100 {
+            Child::fork(|| {
+                let lp = kept.take().unwrap();
+                if round % 2 == 0 {
+                    lp.forked().unwrap();
+                    // What the parent's threads had posted and woken by then.
+                    some_turns(&lp);
+                    let before = woken.get();
+                    remote.wake().unwrap();
+                    let ran = Arc::new(AtomicBool::new(false));
+                    let set = ran.clone();
+                    let post = move |_: &Loop| set.store(true, Ordering::Relaxed);
+                    remote.post(post).unwrap();
+                    run_until(&lp, || ran.load(Ordering::Relaxed) && woken.get() > before);
+                }
+                drop(lp);
+            })
+            .join();
+            some_turns(kept.as_ref().unwrap());
+        }
+        ended.store(true, Ordering::Relaxed);
+        for thread in threads {
+            thread.join().unwrap();
+        }
     }));
 }

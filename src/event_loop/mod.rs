@@ -153,7 +153,7 @@ impl Loop {
                 now,
                 ending: false,
             }),
-            mailbox: Arc::new(mailbox),
+            mailbox,
             meter: Meter::new(options.measure_time, options.slow_callback),
             clock_stale: Cell::new(true),
             in_callback: Cell::new(false),
@@ -281,7 +281,8 @@ impl Loop {
             core.driver.restore(id, source)?;
         }
         self.fork_generation.set(sys::fork::generation());
-        self.mailbox.forked(core.driver.waker());
+        self.mailbox
+            .forked(core.driver.waker(), &mut core.handles);
         crate::signal::forked(core)?;
         Ok(())
     }
