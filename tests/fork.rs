@@ -295,6 +295,33 @@ fn a_loop_made_in_the_child_is_an_ordinary_one() {
 }
 
 #[test]
+fn a_loop_made_in_the_child_hears_a_signal_that_the_parents_loop_watches() {
+    in_own_process!(|| each_driver(|lp| {
+        let told = Shared::<usize>::default();
+        let counted = told.clone();
+        let signal = Signal::open(&lp, move |_, _, _| counted.add()).unwrap();
+        signal.start(&lp, libc::SIGUSR1).unwrap();
+        Child::fork(|| {
+            // The parent's loop is neither given objects of its own nor dropped.
+            let own = Loop::new().unwrap();
+            let told = Shared::<usize>::default();
+            let counted = told.clone();
+            let signal = Signal::open(&own, move |_, _, _| counted.add()).unwrap();
+            signal.start(&own, libc::SIGUSR1).unwrap();
+            unsafe { libc::raise(libc::SIGUSR1) };
+            run_until(&own, || told.get() == 1);
+        })
+        .join();
+        let turns = lp.metrics().events;
+        some_turns(&lp);
+        assert_eq!(told.get(), 0);
+        assert_eq!(lp.metrics().events, turns, "the parent was woken");
+        unsafe { libc::raise(libc::SIGUSR1) };
+        run_until(&lp, || told.get() == 1);
+    }));
+}
+
+#[test]
 fn a_fork_while_other_threads_post_and_wake_leaves_the_child_a_whole_loop() {
     let few_posts = || LoopOptions {
         post_capacity: NonZeroU32::new(1000).unwrap(),

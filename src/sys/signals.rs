@@ -22,6 +22,8 @@ struct State {
     pending: AtomicU64,
     /// What the handler writes to; -1: none.
     event: AtomicI32,
+    /// The process whose slot this is: a forked child's handler must not wake its parent.
+    process: AtomicI32,
 }
 
 #[allow(clippy::declare_interior_mutable_const)] // only to fill the table
@@ -29,6 +31,7 @@ const FREE: State = State {
     watched: AtomicU64::new(0),
     pending: AtomicU64::new(0),
     event: AtomicI32::new(-1),
+    process: AtomicI32::new(0),
 };
 static TABLE: [State; SLOTS] = [FREE; SLOTS];
 
@@ -36,8 +39,6 @@ static TABLE: [State; SLOTS] = [FREE; SLOTS];
 static USED: AtomicU32 = AtomicU32::new(0);
 /// Handlers that are running now, in whatever thread.
 static RUNNING: AtomicU32 = AtomicU32::new(0);
-/// The process whose signals these are: a forked child's handler must not wake its parent.
-static PROCESS: AtomicI32 = AtomicI32::new(0);
 
 struct Registry {
     taken: [bool; SLOTS],
@@ -59,16 +60,14 @@ fn registry() -> std::sync::MutexGuard<'static, Registry> {
 
 extern "C" fn handler(number: libc::c_int) {
     RUNNING.fetch_add(1, Ordering::SeqCst);
-    // SAFETY: getpid(2) is async-signal-safe.
-    if unsafe { libc::getpid() } == PROCESS.load(Ordering::SeqCst) {
-        let bit = bit(number);
-        for state in &TABLE[..USED.load(Ordering::SeqCst) as usize] {
-            if state.watched.load(Ordering::SeqCst) & bit != 0 {
-                state.pending.fetch_or(bit, Ordering::SeqCst);
-                let event = state.event.load(Ordering::SeqCst);
-                if event >= 0 {
-                    super::write_event(event);
-                }
+    let (bit, process) = (bit(number), this_process());
+    for state in &TABLE[..USED.load(Ordering::SeqCst) as usize] {
+        let watches = state.watched.load(Ordering::SeqCst) & bit != 0;
+        if watches && state.process.load(Ordering::SeqCst) == process {
+            state.pending.fetch_or(bit, Ordering::SeqCst);
+            let event = state.event.load(Ordering::SeqCst);
+            if event >= 0 {
+                super::write_event(event);
             }
         }
     }
@@ -83,6 +82,12 @@ pub(crate) fn after_fork() {
 
 fn bit(number: libc::c_int) -> u64 {
     1 << (number - 1)
+}
+
+/// Async-signal-safe.
+fn this_process() -> libc::pid_t {
+    // SAFETY: getpid(2) is async-signal-safe and cannot fail.
+    unsafe { libc::getpid() }
 }
 
 /// A loop's place in the table.
@@ -103,6 +108,7 @@ impl Slot {
             .ok_or(Code::ENOBUFS)?;
         registry.taken[at] = true;
         TABLE[at].event.store(event, Ordering::SeqCst);
+        TABLE[at].process.store(this_process(), Ordering::SeqCst);
         USED.fetch_max(at as u32 + 1, Ordering::SeqCst);
         Ok(Slot {
             at,
@@ -119,8 +125,6 @@ impl Slot {
         if self.watchers[index] == 0 {
             let mut registry = registry();
             if registry.watchers[index] == 0 {
-                // SAFETY: getpid cannot fail.
-                PROCESS.store(unsafe { libc::getpid() }, Ordering::SeqCst);
                 registry.former[index] = Some(install(number)?);
             }
             registry.watchers[index] += 1;
@@ -163,10 +167,12 @@ impl Slot {
     /// In a forked child: signals write to the child's own descriptor, and those that came for
     /// the parent are not the child's.
     pub fn forked(&self, event: libc::c_int) {
-        // SAFETY: getpid cannot fail.
-        PROCESS.store(unsafe { libc::getpid() }, Ordering::SeqCst);
         TABLE[self.at].event.store(event, Ordering::SeqCst);
         TABLE[self.at].pending.store(0, Ordering::SeqCst);
+        // Last: from here on the handler writes for this slot.
+        TABLE[self.at]
+            .process
+            .store(this_process(), Ordering::SeqCst);
     }
 }
 
