@@ -659,7 +659,7 @@ fn what_was_stored_before_a_coalesced_wake_is_visible_to_the_callback() {
 
 /// Two loops hand a value to and fro, each time by a wake that may meet the other's wait or its callback.
 #[test]
-fn two_loops_wake_each_other_a_hundred_thousand_times() {
+fn two_loops_wake_each_other_tens_of_thousands_of_times() {
     const ROUNDS: u64 = 30_000;
 
     struct Table {
