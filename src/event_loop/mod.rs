@@ -281,8 +281,7 @@ impl Loop {
             core.driver.restore(id, source)?;
         }
         self.fork_generation.set(sys::fork::generation());
-        self.mailbox
-            .forked(core.driver.waker(), &mut core.handles);
+        self.mailbox.forked(core.driver.waker(), &mut core.handles);
         crate::signal::forked(core)?;
         Ok(())
     }
