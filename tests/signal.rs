@@ -4,6 +4,8 @@
 
 mod common;
 
+use std::io::{Read, Write};
+use std::net::Shutdown;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{mpsc, Arc};
 use std::thread;
@@ -25,12 +27,16 @@ fn watch(lp: &Loop, number: i32) -> (Signal, Shared<Vec<i32>>) {
     (signal, told)
 }
 
-/// What the process does about a signal.
-fn disposition(number: i32) -> libc::sighandler_t {
+/// What the process does about a signal: handler, flags and the signals blocked meanwhile.
+fn disposition(number: i32) -> (libc::sighandler_t, i32, Vec<i32>) {
     unsafe {
         let mut action: libc::sigaction = std::mem::zeroed();
         assert_eq!(libc::sigaction(number, std::ptr::null(), &mut action), 0);
-        action.sa_sigaction
+        let blocked = (1..32).filter(|number| libc::sigismember(&action.sa_mask, *number) == 1);
+        // Without those that the C library sets for itself.
+        let flags = libc::SA_RESTART | libc::SA_NODEFER | libc::SA_SIGINFO | libc::SA_RESETHAND;
+        let flags = action.sa_flags & flags;
+        (action.sa_sigaction, flags, blocked.collect())
     }
 }
 
@@ -133,8 +139,11 @@ fn the_former_disposition_comes_back_with_the_last_handle() {
     }
     in_own_process!(|| each_driver(|lp| {
         unsafe {
-            let handler = former as extern "C" fn(libc::c_int) as libc::sighandler_t;
-            libc::signal(libc::SIGUSR1, handler);
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = former as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            action.sa_flags = libc::SA_NODEFER;
+            libc::sigaddset(&mut action.sa_mask, libc::SIGURG);
+            libc::sigaction(libc::SIGUSR1, &action, std::ptr::null_mut());
             libc::signal(libc::SIGUSR2, libc::SIG_IGN);
         }
         let before = [libc::SIGUSR1, libc::SIGUSR2, libc::SIGHUP].map(disposition);
@@ -316,6 +325,78 @@ fn signals_do_not_cut_a_wait_short_nor_make_timers_early() {
         interrupting.join().unwrap();
         // Nobody is told of a signal that nobody watches.
         assert_eq!(lp.metrics().callbacks, 1);
+    }));
+}
+
+#[test]
+fn a_storm_of_signals_during_input_and_output_loses_no_byte() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    in_own_process!(|| each_driver(|lp| {
+        // One is watched; the other interrupts system calls that its handler does not have restarted.
+        let (_signal, told) = watch(&lp, libc::SIGUSR1);
+        unsafe {
+            let mut action: libc::sigaction = std::mem::zeroed();
+            action.sa_sigaction = nothing as extern "C" fn(libc::c_int) as libc::sighandler_t;
+            libc::sigaction(libc::SIGUSR2, &action, std::ptr::null_mut());
+        }
+        let total = 4 * 1024 * 1024;
+        let log = Log::default();
+        let echo = Script::new(&log).on_data(|lp, stream, data| {
+            stream.write(lp, data).unwrap();
+        });
+        let echo = echo.on_end(|lp, stream| stream.finish(lp).unwrap());
+        let (_, peer) = connected(&lp, echo);
+        let target = unsafe { libc::pthread_self() } as usize;
+        let ended = Arc::new(AtomicI32::new(0));
+        let stop = ended.clone();
+        let raising = thread::spawn(move || {
+            while stop.load(Ordering::Relaxed) == 0 {
+                for number in [libc::SIGUSR1, libc::SIGUSR2] {
+                    unsafe { libc::pthread_kill(target as libc::pthread_t, number) };
+                }
+                thread::sleep(Duration::from_micros(50));
+            }
+        });
+        let mut writer = peer.try_clone().unwrap();
+        let writing = thread::spawn(move || {
+            writer.write_all(&pattern(0, total)).unwrap();
+            writer.shutdown(Shutdown::Write).unwrap();
+        });
+        let mut reader = peer;
+        let reading = thread::spawn(move || {
+            let mut all = Vec::new();
+            reader.read_to_end(&mut all).unwrap();
+            all
+        });
+        run_until(&lp, || log.closed());
+        writing.join().unwrap();
+        let all = reading.join().unwrap();
+        assert_eq!(all.len(), total);
+        assert_pattern(&all, 0);
+        assert!(!told.is_empty());
+        ended.store(1, Ordering::Relaxed);
+        raising.join().unwrap();
+    }));
+}
+
+#[test]
+fn a_signal_of_another_thread_is_told_on_the_loops() {
+    in_own_process!(|| each_driver(|lp| {
+        let here = thread::current().id();
+        let told = Shared::<usize>::default();
+        let counted = told.clone();
+        let signal = Signal::open(&lp, move |_, _, _| {
+            assert_eq!(thread::current().id(), here);
+            counted.add();
+        })
+        .unwrap();
+        signal.start(&lp, libc::SIGUSR1).unwrap();
+        // A thread's own signal, which no other can take: so the loop waits undisturbed.
+        for round in 1..=100 {
+            let raising = thread::spawn(|| raise(libc::SIGUSR1));
+            run_until(&lp, || told.get() == round);
+            raising.join().unwrap();
+        }
     }));
 }
 
