@@ -288,6 +288,11 @@ impl Handles {
         self.holding > 0
     }
 
+    /// Whether it is in the table, closing or not.
+    pub fn exists(&self, id: Id) -> bool {
+        id.tag() == self.tag && self.slots.contains_key(id.key())
+    }
+
     /// How many handles exist, closing ones included.
     pub fn len(&self) -> usize {
         self.slots.len()

@@ -190,6 +190,11 @@ mod unix {
                 watchers: Vec::new(),
             })
         }
+
+        /// The handle of the loop's own.
+        pub(crate) fn handle(&self) -> Id {
+            self.poll.id()
+        }
     }
 
     impl Loop {
@@ -293,6 +298,12 @@ mod other {
     use super::*;
 
     pub(crate) enum SignalHub {}
+
+    impl SignalHub {
+        pub(crate) fn handle(&self) -> Id {
+            match *self {}
+        }
+    }
 
     pub(super) fn watch(_lp: &Loop, _id: Id, _number: i32) -> Result<()> {
         Err(Code::ENOTSUP.into())

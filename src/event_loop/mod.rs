@@ -92,7 +92,10 @@ pub(crate) struct Core {
 impl Core {
     /// How many of the handles are the user's: all but the one that signals need.
     pub fn user_handles(&self) -> usize {
-        self.handles.len() - usize::from(self.signals.is_some())
+        // While the loop is dropped that one may have gone before the last of them.
+        let hub = self.signals.as_ref();
+        let hidden = hub.is_some_and(|hub| self.handles.exists(hub.handle()));
+        self.handles.len() - usize::from(hidden)
     }
 }
 
