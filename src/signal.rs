@@ -232,6 +232,8 @@ mod unix {
             let hub = SignalHub::open(lp)?;
             lp.core()?.signals = Some(hub);
         }
+        // What came until now is for those who watched until now.
+        lp.signals_came();
         let mut core = lp.core()?;
         let Some(hub) = &mut core.signals else {
             return Err(Code::ENOTSUP.into());
