@@ -219,7 +219,7 @@ impl Stream {
         if stream.status.contains(Status::SHUTTING) {
             return Err(Code::EALREADY.into());
         }
-        stream.status.insert(Status::SHUTTING);
+        stream.status.insert(Status::SHUTTING | Status::HALF_CLOSE);
         if done.is_some() {
             stream.writes().shutdown = done;
         }

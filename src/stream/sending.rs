@@ -241,9 +241,11 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     let empty = !stream.must_queue() && !gathered;
     if whole && empty && stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING {
         stream.status.insert(Status::SHUT);
-        // A stream that is finishing is closed right after, which ends it as well.
+        // A stream that is finishing is closed right after, which ends it as well. Not if its socket
+        // is released before: who asked for the half-close itself has it then.
+        let half_close = Status::FINISHING | Status::HALF_CLOSE;
         let outcome = match stream.source.socket() {
-            Ok(_) if stream.status.contains(Status::FINISHING) => Ok(()),
+            Ok(_) if stream.status & half_close == Status::FINISHING => Ok(()),
             Ok(socket) => socket.shutdown(Shutdown::Write).map_err(|error| {
                 // A reset that nobody has been told of yet says more than that there is no connection.
                 let cause = socket.take_error().ok().flatten();

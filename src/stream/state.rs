@@ -35,6 +35,8 @@ bitflags! {
         const FAILURE_DUE = 1 << 11;
         /// A handler was attached once.
         const ATTACHED = 1 << 12;
+        /// `shutdown` itself was asked for, not only the end that `finish` brings.
+        const HALF_CLOSE = 1 << 13;
     }
 }
 
