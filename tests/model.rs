@@ -1,0 +1,253 @@
+//! The model test: random sequences of calls, in and out of callbacks, on every driver, against
+//! a small model of what a user may rely on.
+//!
+//! One seed is one sequence. A failure prints its seed, with the command that plays it again,
+//! and the shortest sequence found that still fails.
+//!
+//! - `KOLO_MODEL_STEPS`: how many operations to do in all; as made, what fits in a minute.
+//! - `KOLO_MODEL_SEED`: plays this seed alone, with a trace of everything that happens.
+//! - `KOLO_MODEL_BASE`: the first seed; as made, always the same.
+
+#![cfg(unix)]
+
+mod model {
+    pub mod connections;
+    pub mod descriptors;
+    mod found;
+    pub mod listeners;
+    pub mod operations;
+    pub mod program;
+    pub mod random;
+    pub mod sequence;
+    pub mod simple;
+    pub mod stream_calls;
+    pub mod streams;
+    pub mod world;
+}
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{mpsc, Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+use model::program::{shrink, Program};
+use model::sequence::{run, Outcome, PANIC};
+use model::world::Counts;
+
+/// Operations on each driver, as made.
+const STEPS: u64 = 200_000;
+
+/// No longer than this on each driver, if `KOLO_MODEL_STEPS` does not ask for more.
+const TIME_MAX: Duration = Duration::from_secs(25);
+
+/// A sequence that has not ended by then hangs.
+const HANG: Duration = Duration::from_secs(120);
+
+/// How often a sequence is played before it counts as one that does not fail: time is not in
+/// its seed.
+const ATTEMPTS: usize = 3;
+
+const SHRINK_TRIES: usize = 600;
+
+/// What must have happened, or the sequences have not tried enough.
+const MUST_HAPPEN: &[&str] = &[
+    "timer callback",
+    "deferred function",
+    "posted function",
+    "canceled function",
+    "idle hook",
+    "prepare hook",
+    "check hook",
+    "waker callback",
+    "signal callback",
+    "poll callback",
+    "on_accept",
+    "on_open",
+    "on_data",
+    "memory",
+    "on_received",
+    "on_end",
+    "on_drain",
+    "on_timeout",
+    "on_error",
+    "done",
+    "on_close of a handler",
+    "on_close callback",
+    "write queue full",
+    "write refused",
+    "write canceled",
+    "write too late to cancel",
+    "write to cancel had ended",
+    "stream released",
+    "closed handle used",
+    "post refused",
+    "came to rest",
+];
+
+/// A panic in a sequence is its failure: said once, in the report.
+fn quiet_panics() {
+    static QUIET: Once = Once::new();
+    QUIET.call_once(|| {
+        let usual = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if PANIC.with(|panic| panic.borrow().is_some()) {
+                PANIC.with(|panic| *panic.borrow_mut() = Some(info.to_string()));
+            } else {
+                usual(info);
+            }
+        }));
+    });
+}
+
+fn number(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+fn replay(program: &Program) -> String {
+    let (seed, driver) = (program.seed, program.driver);
+    format!("KOLO_MODEL_SEED={seed} cargo test --test model {driver} -- --nocapture")
+}
+
+/// Aborts the process when a sequence hangs.
+struct Watchdog {
+    present: Arc<AtomicU64>,
+    _stop: mpsc::Sender<()>,
+}
+
+impl Watchdog {
+    fn new(driver: &'static str) -> Watchdog {
+        let (stop, stopped) = mpsc::channel::<()>();
+        let present = Arc::new(AtomicU64::new(0));
+        let watched = present.clone();
+        std::thread::spawn(move || loop {
+            let before = watched.load(Ordering::SeqCst);
+            match stopped.recv_timeout(HANG) {
+                Err(mpsc::RecvTimeoutError::Timeout)
+                    if watched.load(Ordering::SeqCst) == before =>
+                {
+                    eprintln!("hangs: KOLO_MODEL_SEED={before} cargo test --test model {driver}");
+                    std::process::abort();
+                }
+                Err(mpsc::RecvTimeoutError::Timeout) => {}
+                _ => return,
+            }
+        });
+        Watchdog {
+            present,
+            _stop: stop,
+        }
+    }
+}
+
+fn fails(program: &Program, attempts: usize, tracing: bool) -> Option<Outcome> {
+    let program = Arc::new(program.clone());
+    (0..attempts)
+        .map(|_| run(&program, tracing))
+        .find(|outcome| outcome.failure.is_some())
+}
+
+/// What a failure is about, whatever the numbers in it: shortening must not find another.
+fn kind(failure: &str) -> String {
+    let letters = |word: &&str| word.chars().all(|c| c.is_alphabetic() || c == '_');
+    failure
+        .split_whitespace()
+        .filter(letters)
+        .take(5)
+        .collect::<Vec<_>>()
+        .join(" ")
+}
+
+fn report(program: &Program, outcome: Outcome) -> ! {
+    let failure = outcome.failure.unwrap_or_default();
+    eprintln!(
+        "\nThe model test fails: {failure}\n  again: {}",
+        replay(program)
+    );
+    let mut impatient = program.clone();
+    impatient.rest_max = Duration::from_secs(1);
+    let attempts = if failure.contains("rest") {
+        1
+    } else {
+        ATTEMPTS
+    };
+    let shortest = shrink(impatient, SHRINK_TRIES, |candidate| {
+        let outcome = fails(candidate, attempts, false);
+        outcome.is_some_and(|outcome| {
+            outcome
+                .failure
+                .is_some_and(|found| kind(&found) == kind(&failure))
+        })
+    });
+    eprintln!(
+        "Shortened from {} to {} operations: {shortest}",
+        program.length(),
+        shortest.length()
+    );
+    match fails(&shortest, 10 * ATTEMPTS, true) {
+        Some(outcome) => {
+            eprintln!("which happened so:\n{}", outcome.trace.join("\n"));
+            eprintln!("and failed: {}", outcome.failure.unwrap_or_default());
+        }
+        None => eprintln!("which did not fail again when it was traced"),
+    }
+    panic!("the model test fails: {failure}; {}", replay(program));
+}
+
+/// One test after the other: signals and descriptors are the process's.
+fn one_at_a_time() -> MutexGuard<'static, ()> {
+    static ONE: Mutex<()> = Mutex::new(());
+    ONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn test(driver: &'static str) {
+    let _one = one_at_a_time();
+    quiet_panics();
+    let watchdog = Watchdog::new(driver);
+    if let Some(seed) = number("KOLO_MODEL_SEED") {
+        let program = Program::generate(seed, driver);
+        if let Some(outcome) = fails(&program, 10 * ATTEMPTS, true) {
+            eprintln!("{}", outcome.trace.join("\n"));
+            report(&program, outcome);
+        }
+        return;
+    }
+    let asked = number("KOLO_MODEL_STEPS");
+    let steps_max = asked.map_or(STEPS, |steps| steps / 2);
+    let base = number("KOLO_MODEL_BASE").unwrap_or(1);
+    let (began, mut counts, mut steps) = (Instant::now(), Counts::new(), 0);
+    for seed in base.. {
+        if steps >= steps_max || asked.is_none() && began.elapsed() > TIME_MAX {
+            println!(
+                "{driver}: {steps} operations of seeds {base} to {}",
+                seed - 1
+            );
+            break;
+        }
+        watchdog.present.store(seed, Ordering::SeqCst);
+        let program = Arc::new(Program::generate(seed, driver));
+        let outcome = run(&program, false);
+        if outcome.failure.is_some() {
+            report(&program, outcome);
+        }
+        steps += outcome.steps;
+        for (what, times) in outcome.counts {
+            *counts.entry(what).or_default() += times;
+        }
+    }
+    println!("{counts:#?}");
+    for what in MUST_HAPPEN {
+        assert!(
+            counts.contains_key(what) || steps < STEPS / 4,
+            "never happened: {what}"
+        );
+    }
+}
+
+#[test]
+fn poller() {
+    test("poller");
+}
+
+#[test]
+fn polling() {
+    test("polling");
+}

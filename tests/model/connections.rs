@@ -1,0 +1,400 @@
+//! Connections as the model has them: two ends, and what each has sent to the other.
+//!
+//! Every write is a piece of a fixed sequence of random bytes, from a place of its own: what is
+//! received must be the pieces, whole and in their order.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::OnceLock;
+use std::time::Duration;
+
+use socket2::SockRef;
+
+use kolo::Loop;
+
+use super::random::Random;
+use super::world::{Body, World};
+
+const PATTERN: usize = 1 << 20;
+/// The longest write.
+pub const PIECE_MAX: usize = 300_000;
+
+/// The bytes that everything sent is cut from.
+pub fn pattern() -> &'static [u8] {
+    static BYTES: OnceLock<Vec<u8>> = OnceLock::new();
+    BYTES.get_or_init(|| {
+        let mut random = Random::new(1);
+        (0..PATTERN).map(|_| random.word() as u8).collect()
+    })
+}
+
+/// What one write sends.
+#[derive(Debug)]
+pub struct Piece {
+    pub write: u64,
+    start: usize,
+    length: usize,
+    received: usize,
+}
+
+/// One direction of a connection.
+#[derive(Default)]
+pub struct Direction {
+    pieces: VecDeque<Piece>,
+    /// Bytes of all writes, those that were canceled included.
+    pub accepted: usize,
+    canceled: usize,
+    pub received: usize,
+    /// The sender has asked for its end, by a shutdown or by closing.
+    pub ending: bool,
+    /// So many of the last bytes may never have come to the system.
+    pub lost: usize,
+    /// The system has been told of the end.
+    pub shut: bool,
+    /// The receiver has seen the end.
+    pub ended: bool,
+}
+
+impl Direction {
+    /// Bytes that were sent, or will be, and have not come.
+    pub fn under_way(&self) -> usize {
+        self.accepted - self.canceled - self.received
+    }
+
+    pub fn push(&mut self, write: u64, start: usize, length: usize) {
+        self.accepted += length;
+        if length > 0 {
+            self.pieces.push_back(Piece {
+                write,
+                start,
+                length,
+                received: 0,
+            });
+        }
+    }
+
+    /// A write was taken back. False if some of it was received.
+    fn cancel(&mut self, write: u64) -> bool {
+        let Some(at) = self.pieces.iter().position(|piece| piece.write == write) else {
+            return false;
+        };
+        let intact = self.pieces[at].received == 0;
+        self.canceled += self.pieces.remove(at).map_or(0, |piece| piece.length);
+        intact
+    }
+
+    /// Whether these bytes are what comes next.
+    fn receive(&mut self, mut bytes: &[u8]) -> bool {
+        while !bytes.is_empty() {
+            let Some(piece) = self.pieces.front_mut() else {
+                return false;
+            };
+            let length = bytes.len().min(piece.length - piece.received);
+            let from = piece.start + piece.received;
+            if bytes[..length] != pattern()[from..from + length] {
+                return false;
+            }
+            bytes = &bytes[length..];
+            piece.received += length;
+            self.received += length;
+            if piece.received == piece.length {
+                self.pieces.pop_front();
+            }
+        }
+        true
+    }
+}
+
+pub enum End {
+    /// Not accepted yet.
+    Pending,
+    /// A stream of the loop: the handle.
+    Kolo(usize),
+    /// A socket that the test drives.
+    Raw(TcpStream),
+    Gone,
+}
+
+pub struct Connection {
+    pub ends: [End; 2],
+    /// What each end sends.
+    pub directions: [Direction; 2],
+    /// The end may find the connection broken: the other one is gone.
+    pub breakable: [bool; 2],
+    /// Where it was accepted, or will be.
+    pub listener: Option<usize>,
+    /// Which it is cannot be told: it was reset before it was accepted.
+    pub unknown: bool,
+}
+
+#[derive(Default)]
+pub struct Connections {
+    pub all: Vec<Connection>,
+    /// By the listener's port and the connecting end's.
+    pub by_ports: HashMap<(u16, u16), usize>,
+    /// Accepts what streams of the loop connect to.
+    pub outer: Option<TcpListener>,
+    /// Hold ports at which nobody listens.
+    pub refusing: Vec<socket2::Socket>,
+    next_piece: usize,
+}
+
+impl Connections {
+    pub fn add(&mut self, ends: [End; 2], listener: Option<usize>) -> usize {
+        self.all.push(Connection {
+            ends,
+            directions: Default::default(),
+            breakable: [false; 2],
+            listener,
+            unknown: false,
+        });
+        self.all.len() - 1
+    }
+
+    /// Where in the pattern the next piece is cut.
+    pub fn place(&mut self) -> usize {
+        self.next_piece += 1;
+        self.next_piece * 7919 % (PATTERN - PIECE_MAX)
+    }
+
+    pub fn outer_address(&mut self) -> Option<SocketAddr> {
+        if self.outer.is_none() {
+            let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+            listener.set_nonblocking(true).ok()?;
+            self.outer = Some(listener);
+        }
+        self.outer.as_ref()?.local_addr().ok()
+    }
+}
+
+impl World {
+    /// An end is no more; of what it wrote so many bytes may be lost.
+    pub fn end_gone(&mut self, connection: usize, side: usize, lost: usize) {
+        let connection = &mut self.net.all[connection];
+        connection.ends[side] = End::Gone;
+        connection.breakable[1 - side] = true;
+        let direction = &mut connection.directions[side];
+        direction.ending = true;
+        direction.shut = true;
+        direction.lost = direction.lost.max(lost);
+    }
+
+    /// Whether an end may find the connection broken: the other end is gone, or has been closed
+    /// by the loop, which nobody has noticed yet.
+    pub fn is_end_breakable(&mut self, lp: &Loop, connection: usize, side: usize) -> bool {
+        if let End::Kolo(peer) = self.net.all[connection].ends[1 - side] {
+            if self.is_open(peer) && self.handles[peer].may_close {
+                self.sync(lp, peer);
+            }
+        }
+        self.net.all[connection].breakable[side]
+    }
+
+    pub fn receive(&mut self, connection: usize, side: usize, bytes: &[u8]) {
+        if self.net.all[connection].unknown {
+            return;
+        }
+        let direction = &mut self.net.all[connection].directions[1 - side];
+        let ended = direction.ended;
+        let at = direction.received;
+        let fits = direction.receive(bytes);
+        let next = direction.pieces.front();
+        let next = format!("{next:?}");
+        self.check(fits && !ended, || {
+            format!("connection {connection}.{side} receives {} bytes at {at} that are not what was sent; next is {next}, ended {ended}", bytes.len())
+        });
+    }
+
+    pub fn receive_end(&mut self, connection: usize, side: usize) {
+        let direction = &mut self.net.all[connection].directions[1 - side];
+        direction.ended = true;
+        let (ending, missing, lost) = (direction.ending, direction.under_way(), direction.lost);
+        self.check(ending, || {
+            format!("connection {connection}.{side} receives an end that nobody sent")
+        });
+        self.check(missing <= lost, || {
+            format!("connection {connection}.{side} ends {missing} bytes short, {lost} excused")
+        });
+    }
+
+    pub fn canceled_piece(&mut self, connection: usize, side: usize, write: u64, length: usize) {
+        let intact = length == 0 || self.net.all[connection].directions[side].cancel(write);
+        self.check(intact, || {
+            format!("a canceled write was received by {connection}.{}", 1 - side)
+        });
+    }
+
+    /// A socket that the test drives, as all of them are.
+    fn adopt_raw(&mut self, socket: &TcpStream) {
+        let prepared = socket
+            .set_nonblocking(true)
+            .and_then(|()| socket.set_nodelay(true));
+        // A connection that is reset already refuses, and then says so when it is used.
+        let _ = prepared;
+    }
+
+    /// Accepts all that streams of the loop have connected to.
+    pub fn raw_accept(&mut self) {
+        while let Some(Ok((socket, from))) = self.net.outer.as_ref().map(TcpListener::accept) {
+            self.adopt_raw(&socket);
+            let port = self.net.outer_address().map_or(0, |address| address.port());
+            let Some(connection) = self.net.by_ports.get(&(port, from.port())).copied() else {
+                self.check(false, || {
+                    format!("a connection from {from} that nobody made")
+                });
+                return;
+            };
+            self.note(|| format!("raw end of connection {connection} accepted"));
+            if matches!(self.net.all[connection].ends[1], End::Pending) {
+                self.net.all[connection].ends[1] = End::Raw(socket);
+            }
+        }
+    }
+
+    /// Connects to a listener of the loop.
+    pub fn raw_connect(&mut self, number: u32) {
+        let chosen = self.choose_kind(number & !1, kolo::Kind::Listener);
+        let Some(listener) = chosen else { return };
+        let Body::Listener(model) = &self.handles[listener].body else {
+            return;
+        };
+        let (address, port) = (model.address, model.address.port());
+        // The backlog has room for it, so that this needs no turn of the loop.
+        let Ok(socket) = TcpStream::connect_timeout(&address, Duration::from_secs(10)) else {
+            return;
+        };
+        self.adopt_raw(&socket);
+        let Ok(local) = socket.local_addr() else {
+            return;
+        };
+        let connection = self
+            .net
+            .add([End::Raw(socket), End::Pending], Some(listener));
+        self.note(|| format!("raw end of connection {connection} connects to #{listener}"));
+        self.net.by_ports.insert((port, local.port()), connection);
+    }
+
+    fn choose_raw(&self, number: u32) -> Option<(usize, usize)> {
+        let all: Vec<_> = (0..self.net.all.len())
+            .flat_map(|at| [(at, 0), (at, 1)])
+            .filter(|(at, side)| matches!(self.net.all[*at].ends[*side], End::Raw(_)))
+            .collect();
+        let count = all.len().max(1);
+        all.get(number as usize % count).copied()
+    }
+
+    fn raw(&mut self, at: usize, side: usize) -> Option<&mut TcpStream> {
+        match &mut self.net.all[at].ends[side] {
+            End::Raw(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    pub fn raw_write(&mut self, lp: &Loop, number: u32, length: usize) {
+        let Some((at, side)) = self.choose_raw(number) else {
+            return;
+        };
+        if self.net.all[at].directions[side].ending {
+            return;
+        }
+        let (start, write) = (self.net.place(), self.next_serial());
+        let Some(socket) = self.raw(at, side) else {
+            return;
+        };
+        match socket.write(&pattern()[start..start + length]) {
+            Ok(sent) => {
+                self.note(|| format!("raw {at}.{side} writes {sent} of {length}"));
+                self.net.all[at].directions[side].push(write, start, sent);
+            }
+            Err(error) => self.raw_failed(lp, at, side, &error),
+        }
+    }
+
+    fn raw_failed(&mut self, lp: &Loop, at: usize, side: usize, error: &std::io::Error) {
+        if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) {
+            return;
+        }
+        let breakable = self.is_end_breakable(lp, at, side);
+        self.check(breakable, || {
+            format!("raw {at}.{side} is broken without reason: {error}")
+        });
+        self.note(|| format!("raw {at}.{side} fails: {error}"));
+        // What the system says after an error is no longer of the connection.
+        self.end_gone(at, side, usize::MAX);
+    }
+
+    /// Reads at most so much; whether there was anything.
+    pub fn raw_read(&mut self, lp: &Loop, at: usize, side: usize, most: usize) -> bool {
+        let mut bytes = vec![0; most.max(1)];
+        let Some(socket) = self.raw(at, side) else {
+            return false;
+        };
+        match socket.read(&mut bytes) {
+            Ok(0) => {
+                if !self.net.all[at].directions[1 - side].ended {
+                    self.note(|| format!("raw {at}.{side} reads the end"));
+                    self.receive_end(at, side);
+                }
+                false
+            }
+            Ok(length) => {
+                self.note(|| format!("raw {at}.{side} reads {length}"));
+                self.receive(at, side, &bytes[..length]);
+                true
+            }
+            Err(error) => {
+                self.raw_failed(lp, at, side, &error);
+                false
+            }
+        }
+    }
+
+    pub fn raw_read_some(&mut self, lp: &Loop, number: u32, most: usize) {
+        if let Some((at, side)) = self.choose_raw(number) {
+            self.raw_read(lp, at, side, most);
+        }
+    }
+
+    /// Every socket that the test drives reads all there is.
+    pub fn raw_read_all(&mut self, lp: &Loop) {
+        for at in 0..self.net.all.len() {
+            for side in 0..2 {
+                while !self.is_over() && self.raw_read(lp, at, side, 1 << 18) {}
+            }
+        }
+    }
+
+    pub fn raw_shutdown(&mut self, lp: &Loop, number: u32) {
+        let Some((at, side)) = self.choose_raw(number) else {
+            return;
+        };
+        if self.net.all[at].directions[side].ending {
+            return;
+        }
+        self.note(|| format!("raw {at}.{side} shuts down"));
+        let Some(socket) = self.raw(at, side) else {
+            return;
+        };
+        match socket.shutdown(Shutdown::Write) {
+            Ok(()) => {
+                self.net.all[at].directions[side].ending = true;
+                self.net.all[at].directions[side].shut = true;
+            }
+            Err(error) => self.raw_failed(lp, at, side, &error),
+        }
+    }
+
+    pub fn raw_close(&mut self, number: u32, resets: bool) {
+        let Some((at, side)) = self.choose_raw(number) else {
+            return;
+        };
+        self.note(|| format!("raw {at}.{side} closes, resets {resets}"));
+        if let (true, Some(socket)) = (resets, self.raw(at, side)) {
+            // It works on every socket; if not, it is closed the other way.
+            let _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
+        }
+        let lost = if resets { usize::MAX } else { 0 };
+        self.end_gone(at, side, lost);
+    }
+}
