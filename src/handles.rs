@@ -15,6 +15,7 @@ use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 use crate::driver::{Source, Sources};
 use crate::error::{Code, Result};
 use crate::hook::HookState;
+#[cfg(feature = "net")]
 use crate::net::listener::ListenerState;
 use crate::poll::PollState;
 use crate::remote::WakerState;
@@ -152,7 +153,9 @@ pub(crate) enum Body {
     Waker(WakerState),
     Signal(SignalState),
     Poll(Box<PollState>),
+    #[cfg(feature = "net")]
     Listener(Box<ListenerState>),
+    #[cfg_attr(not(feature = "net"), allow(dead_code))] // nothing carries streams
     Stream(StreamState),
 }
 
@@ -171,6 +174,7 @@ impl Entry {
             Body::Waker(_) => Kind::Waker,
             Body::Signal(_) => Kind::Signal,
             Body::Poll(_) => Kind::Poll,
+            #[cfg(feature = "net")]
             Body::Listener(_) => Kind::Listener,
             Body::Stream(_) => Kind::Tcp,
         }
@@ -332,6 +336,7 @@ impl Body {
     fn source(&mut self) -> Option<&mut Source> {
         match self {
             Body::Stream(stream) => Some(&mut stream.source),
+            #[cfg(feature = "net")]
             Body::Listener(listener) => Some(&mut listener.source),
             Body::Poll(poll) => Some(&mut poll.source),
             _ => None,

@@ -4,6 +4,7 @@
 //! `kolo.h`.
 //!
 //! ```
+//! # #[cfg(feature = "net")] {
 //! use kolo::{Loop, RunMode, Stream, TcpListener, TcpStream};
 //!
 //! let lp = Loop::new()?;
@@ -17,6 +18,7 @@
 //! println!("echo at {}", listener.address(&lp)?);
 //! # lp.unref(listener)?;
 //! lp.run(RunMode::Default)?;
+//! # }
 //! # Ok::<(), kolo::Error>(())
 //! ```
 //!
@@ -44,6 +46,7 @@ mod event_loop;
 mod handles;
 mod hook;
 mod metrics;
+#[cfg(feature = "net")]
 mod net;
 mod options;
 mod poll;
@@ -60,11 +63,14 @@ pub use event_loop::{Loop, RunMode, Task};
 pub use handles::{Id, Kind};
 pub use hook::{Hook, HookKind};
 pub use metrics::Metrics;
+#[cfg(feature = "net")]
 pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
-pub use net::tcp::{ConnectOptions, Keepalive, RawSocket, TcpStream};
+#[cfg(feature = "net")]
+pub use net::tcp::{ConnectOptions, Keepalive, TcpStream};
 pub use options::{LoopOptions, SlowCallback};
 pub use poll::Poll;
 pub use remote::{Remote, Waker};
 pub use signal::Signal;
 pub use stream::{Flow, Payload, Stream, StreamHandler, Timeout, WriteId};
+pub use sys::RawSocket;
 pub use timer::Timer;

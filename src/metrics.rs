@@ -171,6 +171,7 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Poll(poll) => {
             let _ = write!(line, " descriptor={:?}", poll.source.descriptor());
         }
+        #[cfg(feature = "net")]
         Body::Listener(listener) => {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }

@@ -1,6 +1,6 @@
 //! Closing: a handle is dead at once, and its last callback is told once. Dropping a loop closes everything.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

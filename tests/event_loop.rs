@@ -1,5 +1,7 @@
 //! The loop: the order of a turn, the run modes, what keeps it alive.
 
+#![cfg(feature = "net")]
+
 mod common;
 
 use std::io::Write;

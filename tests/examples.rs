@@ -1,6 +1,8 @@
 //! The Rust examples as their users run them: processes, with ordinary sockets as clients. (Those in C have their tests
 //! in examples/tests.)
 
+#![cfg(feature = "net")]
+
 mod common;
 
 use std::io::{self, BufRead, BufReader, Read, Write};

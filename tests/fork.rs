@@ -1,6 +1,6 @@
 //! Forks: a child has a copy of the loop and shares the kernel's objects. Each test runs in a process of its own.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

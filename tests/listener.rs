@@ -1,6 +1,6 @@
 //! Listening and accepting, and what happens when descriptors run out.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

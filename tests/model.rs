@@ -8,7 +8,7 @@
 //! - `KOLO_MODEL_SEED`: plays this seed alone, with a trace of everything that happens.
 //! - `KOLO_MODEL_BASE`: the first seed; as made, always the same.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod model {
     pub mod connections;

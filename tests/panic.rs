@@ -1,7 +1,7 @@
 //! A panic in a callback unwinds out of `run`; the loop stays whole, and what was still to be told is told by the next
 //! run.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

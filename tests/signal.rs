@@ -4,8 +4,6 @@
 
 mod common;
 
-use std::io::{Read, Write};
-use std::net::Shutdown;
 use std::sync::atomic::{AtomicI32, Ordering};
 use std::sync::{mpsc, Arc};
 use std::thread;
@@ -328,8 +326,12 @@ fn signals_do_not_cut_a_wait_short_nor_make_timers_early() {
     }));
 }
 
+#[cfg(feature = "net")]
 #[test]
 fn a_storm_of_signals_during_input_and_output_loses_no_byte() {
+    use std::io::{Read, Write};
+    use std::net::Shutdown;
+
     extern "C" fn nothing(_: libc::c_int) {}
     in_own_process!(|| each_driver(|lp| {
         // One is watched; the other interrupts system calls that its handler does not have restarted.

@@ -1,6 +1,6 @@
 //! Streams: reading, writing, ending, timeouts, fairness. What is TCP's own is in tests/tcp.rs.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

@@ -1,6 +1,6 @@
 //! TCP connections: making them, adopting and releasing them, their options and addresses.
 
-#![cfg(unix)]
+#![cfg(all(unix, feature = "net"))]
 
 mod common;
 

@@ -31,11 +31,13 @@ pub mod error;
 pub mod event_loop;
 pub mod handle;
 pub mod hook;
+#[cfg(feature = "net")]
 pub mod listener;
 pub mod poll;
 pub mod remote;
 pub mod signal;
 pub mod stream;
+#[cfg(feature = "net")]
 pub mod tcp;
 pub mod timer;
 pub mod types;

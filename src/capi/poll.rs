@@ -58,6 +58,7 @@ pub(super) fn descriptor(socket: kolo_socket) -> Result<Descriptor> {
 }
 
 /// A descriptor as C has it.
+#[cfg_attr(not(feature = "net"), allow(dead_code))]
 pub(super) fn socket(descriptor: Descriptor) -> kolo_socket {
     descriptor as kolo_socket
 }

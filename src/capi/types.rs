@@ -10,6 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use libc::intptr_t;
 
+#[cfg(feature = "net")]
 use super::listener::kolo_listener_handler;
 use super::registry;
 use super::stream::kolo_stream_handler;
@@ -23,6 +24,7 @@ pub struct kolo_loop {
     pub(super) inner: Loop,
     pub(super) user: Cell<*mut c_void>,
     pub(super) streams: Tables<kolo_stream_handler>,
+    #[cfg(feature = "net")]
     pub(super) listeners: Tables<kolo_listener_handler>,
     /// The stream whose handler was called last, and that handler's user pointer: while it runs,
     /// the handler is out of its stream.
@@ -71,6 +73,7 @@ impl kolo_loop {
             inner,
             user: Cell::new(std::ptr::null_mut()),
             streams: Tables::new(),
+            #[cfg(feature = "net")]
             listeners: Tables::new(),
             told: Cell::new((0, std::ptr::null_mut())),
             given: Cell::new(std::ptr::null_mut()),

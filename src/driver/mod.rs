@@ -25,6 +25,11 @@
 //!    most the listener's own number of connections are accepted from it.
 //! 7. After `close` or `release` no completion comes for that source.
 
+#![cfg_attr(
+    not(feature = "net"),
+    allow(dead_code, reason = "the rooms that use it are left out")
+)]
+
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
 pub(crate) mod polling;

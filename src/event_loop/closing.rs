@@ -4,6 +4,7 @@ use super::{Core, Deferred, Loop};
 use crate::driver::Driver;
 use crate::error::Result;
 use crate::handles::{Body, Flags, Id};
+#[cfg(feature = "net")]
 use crate::net::listener::ListenerHandler;
 use crate::stream::{StreamHandler, Writes};
 use crate::timers::TimerKey;
@@ -14,6 +15,7 @@ pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
 pub(crate) enum Final {
     Writes(Id, Box<Writes>),
     Stream(Id, Box<dyn StreamHandler>),
+    #[cfg(feature = "net")]
     Listener(Id, Box<dyn ListenerHandler>),
     Callback(Id, CloseCallback),
     /// Nothing to say; but the user's destructors may call the loop.
@@ -75,6 +77,7 @@ impl Loop {
                 Some(Final::Stream(id, mut handler)) => {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::Stream(id)));
                 }
+                #[cfg(feature = "net")]
                 Some(Final::Listener(id, mut handler)) => {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::TcpListener(id)));
                 }
@@ -138,6 +141,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
             crate::signal::unwatch(core, id, number);
         }
         Body::Poll(poll) => core.driver.close(id, &mut poll.source),
+        #[cfg(feature = "net")]
         Body::Listener(listener) => core.driver.close(id, &mut listener.source),
         Body::Stream(stream) => core.driver.close(id, &mut stream.source),
     }
@@ -159,6 +163,7 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
             core.finals
                 .extend(handler.map(|handler| Final::Stream(id, handler)));
         }
+        #[cfg(feature = "net")]
         Body::Listener(listener) => {
             let handler = listener.into_handler();
             core.finals

@@ -80,6 +80,7 @@ impl Loop {
                     self.timer_fired(crate::Timer(due.payload), due.deadline);
                 }
                 Ok(Kind::Tcp) => self.stream_timer(due.payload),
+                #[cfg(feature = "net")]
                 Ok(Kind::Listener) => self.listener_retry(due.payload),
                 _ => {}
             }
@@ -153,8 +154,12 @@ impl Loop {
                 Completion::ReceiveFailed(id, error) => self.stream_failed(id, error),
                 Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
                 Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
+                #[cfg(feature = "net")]
                 Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
+                #[cfg(feature = "net")]
                 Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
+                #[cfg(not(feature = "net"))]
+                Completion::Accepted(..) | Completion::AcceptFailed(..) => {} // nobody asks for it
                 Completion::Polled(id, outcome) => self.polled(id, outcome),
             }
         }

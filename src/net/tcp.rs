@@ -11,7 +11,7 @@ use crate::error::{Code, Result};
 use crate::event_loop::{self, Core, Loop};
 use crate::handles::{Body, Id};
 use crate::stream::{Stream, StreamHandler, StreamState};
-use crate::sys::{self, Descriptor};
+use crate::sys::{self, RawSocket};
 
 /// How [`TcpStream::connect_with`] connects. `..Default::default()` leaves the rest as it is.
 #[derive(Clone, Debug, Default)]
@@ -97,9 +97,6 @@ impl Deref for TcpStream {
         &self.0
     }
 }
-
-/// The descriptor of a socket as the system has it: `RawFd`, or `RawSocket` on Windows.
-pub type RawSocket = Descriptor;
 
 /// Keep-alive probes (RFC 9293, 3.8.4).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

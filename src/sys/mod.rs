@@ -1,5 +1,10 @@
 //! System calls that no crate wraps as kolo needs them: small, safe, one file per system.
 
+#![cfg_attr(
+    not(feature = "net"),
+    allow(dead_code, reason = "the rooms that use it are left out")
+)]
+
 pub(crate) mod fork;
 #[cfg(unix)]
 mod unix;
@@ -15,6 +20,9 @@ pub(crate) mod signals;
 use std::io;
 
 use socket2::{Domain, Protocol, Socket, Type};
+
+/// The descriptor of a socket as the system has it: `RawFd`, or `RawSocket` on Windows.
+pub type RawSocket = Descriptor;
 
 /// A new TCP socket that neither blocks nor is inherited by programs the process starts.
 pub(crate) fn tcp_socket(domain: Domain) -> io::Result<Socket> {

@@ -14,9 +14,9 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket, Type};
 
-use kolo::{
-    Code, Error, Loop, LoopOptions, Result, RunMode, Stream, StreamHandler, TcpStream, Timeout,
-};
+#[cfg(feature = "net")]
+use kolo::TcpStream;
+use kolo::{Code, Error, Loop, LoopOptions, Result, RunMode, Stream, StreamHandler, Timeout};
 
 /// The drivers of this system.
 pub const DRIVERS: [&str; 2] = ["poller", "polling"];
@@ -453,6 +453,7 @@ pub fn socket_pair() -> (StdStream, StdStream) {
 }
 
 /// A stream of the loop, and the other end of its connection.
+#[cfg(feature = "net")]
 pub fn connected(lp: &Loop, handler: impl StreamHandler) -> (TcpStream, StdStream) {
     let (ours, peer) = socket_pair();
     (TcpStream::adopt(lp, ours, handler).unwrap(), peer)
