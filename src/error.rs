@@ -3,30 +3,36 @@
 use std::fmt;
 use std::io;
 
-/// Declares every code once: its name, its number, its text and the system's constant.
+/// Declares every code once: its name, its number, its text and the system's constant. Those under
+/// `linux` have a constant there, and not on every other system.
 macro_rules! codes {
-    ($($name:ident = $number:literal, $text:literal;)* ; own $($own:ident = $own_number:literal, $own_text:literal;)*) => {
+    ($($name:ident = $number:literal, $text:literal;)*
+     ; linux $($linux:ident = $linux_number:literal, $linux_text:literal;)*
+     ; own $($own:ident = $own_number:literal, $own_text:literal;)*) => {
         /// What went wrong.
         ///
         /// The numbers are Linux' errno negated, on every system, so that a program may store
-        /// and compare them; kolo's own begin at -4001. `KOLO_<name>` is the C name.
-        #[allow(clippy::upper_case_acronyms)]
+        /// and compare them. Those of looking up names (`EAI_...`) begin at -3000, kolo's own at
+        /// -4001. `KOLO_<name>` is the C name.
+        #[allow(clippy::upper_case_acronyms, non_camel_case_types)]
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(i32)]
         #[non_exhaustive]
         pub enum Code {
             $(#[doc = $text] $name = -$number,)*
+            $(#[doc = $linux_text] $linux = -$linux_number,)*
             $(#[doc = $own_text] $own = -$own_number,)*
         }
 
         impl Code {
             /// Every code there is, in the order of the table.
-            pub const ALL: &'static [Code] = &[$(Code::$name,)* $(Code::$own,)*];
+            pub const ALL: &'static [Code] = &[$(Code::$name,)* $(Code::$linux,)* $(Code::$own,)*];
 
             /// The name without prefix: `"ECONNREFUSED"`.
             pub const fn name(self) -> &'static str {
                 match self {
                     $(Code::$name => stringify!($name),)*
+                    $(Code::$linux => stringify!($linux),)*
                     $(Code::$own => stringify!($own),)*
                 }
             }
@@ -35,6 +41,7 @@ macro_rules! codes {
             pub const fn text(self) -> &'static str {
                 match self {
                     $(Code::$name => $text,)*
+                    $(Code::$linux => $linux_text,)*
                     $(Code::$own => $own_text,)*
                 }
             }
@@ -43,6 +50,7 @@ macro_rules! codes {
             pub const fn from_number(number: i32) -> Option<Code> {
                 match number {
                     $(n if n == -$number => Some(Code::$name),)*
+                    $(n if n == -$linux_number => Some(Code::$linux),)*
                     $(n if n == -$own_number => Some(Code::$own),)*
                     _ => None,
                 }
@@ -52,6 +60,12 @@ macro_rules! codes {
             fn from_errno(errno: i32) -> Option<Code> {
                 // Two names may share a number on some systems, so this is a chain, not a match.
                 $(if errno == libc::$name { return Some(Code::$name); })*
+                // One number with ENOTSUP on Linux, another one on others.
+                if errno == libc::EOPNOTSUPP { return Some(Code::ENOTSUP); }
+                #[cfg(any(target_os = "linux", target_os = "android"))]
+                {
+                    $(if errno == libc::$linux { return Some(Code::$linux); })*
+                }
                 None
             }
         }
@@ -73,6 +87,7 @@ codes! {
     ENOMEM = 12, "out of memory";
     EACCES = 13, "permission denied";
     EFAULT = 14, "bad address in a system call";
+    ENOTBLK = 15, "block device required";
     EBUSY = 16, "resource busy";
     EEXIST = 17, "already exists";
     EXDEV = 18, "cross-device link";
@@ -90,22 +105,31 @@ codes! {
     EROFS = 30, "read-only file system";
     EMLINK = 31, "too many links";
     EPIPE = 32, "broken pipe or stream already shut down";
+    EDOM = 33, "argument out of domain";
     ERANGE = 34, "result out of range";
     EDEADLK = 35, "resource deadlock avoided";
     ENAMETOOLONG = 36, "name too long";
+    ENOLCK = 37, "no locks available";
     ENOSYS = 38, "function not implemented";
     ENOTEMPTY = 39, "directory not empty";
     ELOOP = 40, "too many symbolic links";
+    ENOMSG = 42, "no message of that type";
+    EIDRM = 43, "identifier removed";
+    EREMOTE = 66, "object is remote";
     EPROTO = 71, "protocol error";
+    EBADMSG = 74, "bad message";
     EOVERFLOW = 75, "value too large";
     EILSEQ = 84, "illegal byte sequence";
+    EUSERS = 87, "too many users";
     ENOTSOCK = 88, "not a socket";
     EDESTADDRREQ = 89, "destination address required";
     EMSGSIZE = 90, "message too long";
     EPROTOTYPE = 91, "wrong protocol type for the socket";
     ENOPROTOOPT = 92, "protocol option not available";
     EPROTONOSUPPORT = 93, "protocol not supported";
+    ESOCKTNOSUPPORT = 94, "socket type not supported";
     ENOTSUP = 95, "not supported on this system";
+    EPFNOSUPPORT = 96, "protocol family not supported";
     EAFNOSUPPORT = 97, "address family not supported";
     EADDRINUSE = 98, "address already in use";
     EADDRNOTAVAIL = 99, "address not available";
@@ -117,15 +141,54 @@ codes! {
     ENOBUFS = 105, "queue or buffer space exhausted";
     EISCONN = 106, "already connected";
     ENOTCONN = 107, "not connected";
+    ESHUTDOWN = 108, "endpoint was shut down";
+    ETOOMANYREFS = 109, "too many references";
     ETIMEDOUT = 110, "timed out";
     ECONNREFUSED = 111, "connection refused";
     EHOSTDOWN = 112, "host is down";
     EHOSTUNREACH = 113, "host is unreachable";
     EALREADY = 114, "already under way";
     EINPROGRESS = 115, "now in progress";
+    ESTALE = 116, "stale file handle";
     EDQUOT = 122, "disk quota exceeded";
     ECANCELED = 125, "canceled";
+    ; linux
+    EUNATCH = 49, "protocol driver not attached";
+    ENODATA = 61, "no data available";
+    ETIME = 62, "timer expired";
+    ENONET = 64, "machine is not on the network";
+    ENOLINK = 67, "link was severed";
+    ECOMM = 70, "communication error on send";
+    EMULTIHOP = 72, "multihop attempted";
+    ENOTUNIQ = 76, "name not unique on the network";
+    EBADFD = 77, "descriptor in a bad state";
+    EUCLEAN = 117, "structure needs cleaning";
+    EREMOTEIO = 121, "remote input/output error";
+    ENOMEDIUM = 123, "no medium found";
+    EMEDIUMTYPE = 124, "wrong medium type";
+    ENOKEY = 126, "required key not available";
+    EKEYEXPIRED = 127, "key has expired";
+    EKEYREVOKED = 128, "key was revoked";
+    EKEYREJECTED = 129, "key was rejected";
+    EOWNERDEAD = 130, "owner died";
+    ENOTRECOVERABLE = 131, "state not recoverable";
+    ERFKILL = 132, "switched off by RF-kill";
+    EHWPOISON = 133, "memory page has a hardware error";
     ; own
+    EAI_ADDRFAMILY = 3000, "the name has no address of that family";
+    EAI_AGAIN = 3001, "name lookup failed for now: try again";
+    EAI_BADFLAGS = 3002, "bad flags for a name lookup";
+    EAI_CANCELED = 3003, "name lookup canceled";
+    EAI_FAIL = 3004, "name lookup failed for good";
+    EAI_FAMILY = 3005, "address family not supported by name lookups";
+    EAI_MEMORY = 3006, "out of memory in a name lookup";
+    EAI_NODATA = 3007, "the name has no address";
+    EAI_NONAME = 3008, "no such name or service";
+    EAI_OVERFLOW = 3009, "the name does not fit";
+    EAI_SERVICE = 3010, "no such service for that socket type";
+    EAI_SOCKTYPE = 3011, "socket type not supported by name lookups";
+    EAI_BADHINTS = 3013, "bad hints for a name lookup";
+    EAI_PROTOCOL = 3014, "protocol of a name lookup unknown";
     EWRONGTHREAD = 4001, "called on a thread that does not own the loop";
     EFORKED = 4002, "the process was forked: call kolo_loop_fork first";
     EPANIC = 4003, "a panic was caught at the boundary";
@@ -288,7 +351,7 @@ mod tests {
     #[cfg(target_os = "linux")]
     #[test]
     fn numbers_are_errno_negated_on_linux() {
-        for code in Code::ALL.iter().filter(|code| code.number() > -4000) {
+        for code in Code::ALL.iter().filter(|code| code.number() > -1000) {
             assert_eq!(Error::from_system(-code.number()).code(), *code);
         }
     }

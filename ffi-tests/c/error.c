@@ -5,13 +5,21 @@
 
 /* Every code of the header with its name; on Linux also the errno it is named for. */
 #define ERRNO_CODES(X)                                                                                                 \
-    X(EPERM) X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD) X(EAGAIN)              \
-    X(ENOMEM) X(EACCES) X(EFAULT) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR) X(EISDIR) X(EINVAL) X(ENFILE)       \
-    X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE) X(EROFS) X(EMLINK) X(EPIPE) X(ERANGE) X(EDEADLK)       \
-    X(ENAMETOOLONG) X(ENOSYS) X(ENOTEMPTY) X(ELOOP) X(EPROTO) X(EOVERFLOW) X(EILSEQ) X(ENOTSOCK) X(EDESTADDRREQ)       \
-    X(EMSGSIZE) X(EPROTOTYPE) X(ENOPROTOOPT) X(EPROTONOSUPPORT) X(EAFNOSUPPORT) X(EADDRINUSE) X(EADDRNOTAVAIL)         \
-    X(ENETDOWN) X(ENETUNREACH) X(ENETRESET) X(ECONNABORTED) X(ECONNRESET) X(ENOBUFS) X(EISCONN) X(ENOTCONN)            \
-    X(ETIMEDOUT) X(ECONNREFUSED) X(EHOSTDOWN) X(EHOSTUNREACH) X(EALREADY) X(EINPROGRESS) X(EDQUOT) X(ECANCELED)
+    X(EPERM) X(ENOENT) X(ESRCH) X(EINTR) X(EIO) X(ENXIO) X(E2BIG) X(ENOEXEC) X(EBADF) X(ECHILD) X(EAGAIN) X(ENOMEM)    \
+    X(EACCES) X(EFAULT) X(ENOTBLK) X(EBUSY) X(EEXIST) X(EXDEV) X(ENODEV) X(ENOTDIR) X(EISDIR) X(EINVAL) X(ENFILE)      \
+    X(EMFILE) X(ENOTTY) X(ETXTBSY) X(EFBIG) X(ENOSPC) X(ESPIPE) X(EROFS) X(EMLINK) X(EPIPE) X(EDOM) X(ERANGE)          \
+    X(EDEADLK) X(ENAMETOOLONG) X(ENOLCK) X(ENOSYS) X(ENOTEMPTY) X(ELOOP) X(ENOMSG) X(EIDRM) X(EREMOTE) X(EPROTO)       \
+    X(EBADMSG) X(EOVERFLOW) X(EILSEQ) X(EUSERS) X(ENOTSOCK) X(EDESTADDRREQ) X(EMSGSIZE) X(EPROTOTYPE)                  \
+    X(ENOPROTOOPT) X(EPROTONOSUPPORT) X(ESOCKTNOSUPPORT) X(EPFNOSUPPORT) X(EAFNOSUPPORT) X(EADDRINUSE)                 \
+    X(EADDRNOTAVAIL) X(ENETDOWN) X(ENETUNREACH) X(ENETRESET) X(ECONNABORTED) X(ECONNRESET) X(ENOBUFS) X(EISCONN)       \
+    X(ENOTCONN) X(ESHUTDOWN) X(ETOOMANYREFS) X(ETIMEDOUT) X(ECONNREFUSED) X(EHOSTDOWN) X(EHOSTUNREACH) X(EALREADY)     \
+    X(EINPROGRESS) X(ESTALE) X(EDQUOT) X(ECANCELED)
+/* Not every system has these. */
+#define LINUX_CODES(X)                                                                                                 \
+    X(EUNATCH) X(ENODATA) X(ETIME) X(ENONET) X(ENOLINK) X(ECOMM) X(EMULTIHOP) X(ENOTUNIQ) X(EBADFD) X(EUCLEAN)         \
+    X(EREMOTEIO) X(ENOMEDIUM) X(EMEDIUMTYPE) X(ENOKEY) X(EKEYEXPIRED) X(EKEYREVOKED) X(EKEYREJECTED)                   \
+    X(EOWNERDEAD) X(ENOTRECOVERABLE) X(ERFKILL) X(EHWPOISON)
+
 
 typedef struct code {
     int code;
@@ -22,9 +30,26 @@ typedef struct code {
 static const code codes[] = {
 #define CODE(name) {KOLO_##name, "KOLO_" #name, name},
     ERRNO_CODES(CODE)
+#ifdef __linux__
+    LINUX_CODES(CODE)
+#endif
 #undef CODE
     {KOLO_OK, "KOLO_OK", 0},
     {KOLO_ENOTSUP, "KOLO_ENOTSUP", EOPNOTSUPP},
+    {KOLO_EAI_ADDRFAMILY, "KOLO_EAI_ADDRFAMILY", 3000},
+    {KOLO_EAI_AGAIN, "KOLO_EAI_AGAIN", 3001},
+    {KOLO_EAI_BADFLAGS, "KOLO_EAI_BADFLAGS", 3002},
+    {KOLO_EAI_CANCELED, "KOLO_EAI_CANCELED", 3003},
+    {KOLO_EAI_FAIL, "KOLO_EAI_FAIL", 3004},
+    {KOLO_EAI_FAMILY, "KOLO_EAI_FAMILY", 3005},
+    {KOLO_EAI_MEMORY, "KOLO_EAI_MEMORY", 3006},
+    {KOLO_EAI_NODATA, "KOLO_EAI_NODATA", 3007},
+    {KOLO_EAI_NONAME, "KOLO_EAI_NONAME", 3008},
+    {KOLO_EAI_OVERFLOW, "KOLO_EAI_OVERFLOW", 3009},
+    {KOLO_EAI_SERVICE, "KOLO_EAI_SERVICE", 3010},
+    {KOLO_EAI_SOCKTYPE, "KOLO_EAI_SOCKTYPE", 3011},
+    {KOLO_EAI_BADHINTS, "KOLO_EAI_BADHINTS", 3013},
+    {KOLO_EAI_PROTOCOL, "KOLO_EAI_PROTOCOL", 3014},
     {KOLO_EWRONGTHREAD, "KOLO_EWRONGTHREAD", 4001},
     {KOLO_EFORKED, "KOLO_EFORKED", 4002},
     {KOLO_EPANIC, "KOLO_EPANIC", 4003},
@@ -52,11 +77,51 @@ TEST_WITHOUT_LOOP(numbers_are_those_of_linux) {
 }
 
 TEST_WITHOUT_LOOP(any_number_has_a_name_and_a_text) {
-    static const int numbers[] = {1, 4096, -133, -200, -4000, -4004, -4095, -99999, INT_MAX, INT_MIN};
+    static const int numbers[] = {1, 4096, -134, -200, -3012, -4000, -4004, -4095, -99999, INT_MAX, INT_MIN};
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
         CHECK(kolo_strerror(numbers[i]) != NULL && kolo_strerror(numbers[i])[0] != '\0');
         CHECK(kolo_error_name(numbers[i]) != NULL && kolo_error_name(numbers[i])[0] != '\0');
     }
+}
+
+TEST_WITHOUT_LOOP(a_system_error_gets_its_code) {
+    for (size_t i = 0; i < CODES; i++) {
+        if (codes[i].system < 1000) CHECK_INT(kolo_error_from_system(codes[i].system), codes[i].code);
+    }
+    CHECK_INT(kolo_error_from_system(EWOULDBLOCK), KOLO_EAGAIN);
+    CHECK_INT(kolo_error_from_system(99999), KOLO_EUNKNOWN);
+    CHECK_INT(kolo_error_from_system(-EPIPE), KOLO_EUNKNOWN);
+    CHECK_INT(kolo_error_from_system(INT_MIN), KOLO_EUNKNOWN);
+}
+
+TEST_WITHOUT_LOOP(formats_every_code_with_its_name) {
+    for (size_t i = 0; i < CODES; i++) {
+        char text[KOLO_ERROR_TEXT_MAX], expected[KOLO_ERROR_TEXT_MAX];
+        snprintf(expected, sizeof expected, "%s (%s)", kolo_strerror(codes[i].code), codes[i].name);
+        CHECK_INT(kolo_error_format(codes[i].code, 0, text, sizeof text), strlen(expected));
+        CHECK_STRING(text, expected);
+    }
+}
+
+TEST_WITHOUT_LOOP(formats_what_has_no_code_with_its_number) {
+    char text[KOLO_ERROR_TEXT_MAX];
+    CHECK(kolo_error_format(KOLO_EUNKNOWN, 99999, text, sizeof text) > 0);
+    CHECK(strstr(text, "99999") != NULL && strstr(text, "KOLO_EUNKNOWN") != NULL);
+    CHECK(kolo_error_format(-77777, 0, text, sizeof text) > 0);
+    CHECK(strstr(text, "-77777") != NULL);
+    CHECK(kolo_error_format(INT_MIN, INT_MIN, text, sizeof text) > 0);
+}
+
+TEST_WITHOUT_LOOP(formatting_an_error_needs_room_for_the_nul) {
+    char text[80];
+    memset(text, '#', sizeof text);
+    size_t length = strlen("timed out (KOLO_ETIMEDOUT)");
+    CHECK_ERROR(kolo_error_format(KOLO_ETIMEDOUT, 0, text, length), KOLO_ENOBUFS);
+    CHECK_ERROR(kolo_error_format(KOLO_ETIMEDOUT, 0, text, 0), KOLO_ENOBUFS);
+    CHECK_INT(text[0], '#');
+    CHECK_INT(kolo_error_format(KOLO_ETIMEDOUT, 0, text, length + 1), length);
+    CHECK_INT(text[length + 1], '#');
+    CHECK_ERROR(kolo_error_format(KOLO_ETIMEDOUT, 0, NULL, 80), KOLO_EINVAL);
 }
 
 static void *ask_names(void *unused) {

@@ -9,7 +9,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 
 use socket2::{SockAddr, SockAddrStorage};
 
-use super::boundary::{guard, read, slice, Out};
+use super::boundary::{guard, read, slice, write_text, Out};
 use crate::error::{Code, Error, Result};
 
 /// The family of an address.
@@ -30,6 +30,8 @@ pub enum kolo_family {
 pub enum kolo_limit {
     /// Bytes that hold every address as kolo_address_format writes it, with its NUL.
     KOLO_ADDRESS_TEXT_MAX = 80,
+    /// Bytes that hold every error as kolo_error_format writes it, with its NUL.
+    KOLO_ERROR_TEXT_MAX = 256,
 }
 
 /// An address and a port. This struct never changes.
@@ -171,19 +173,8 @@ pub unsafe extern "C" fn kolo_address_format(
     guard(|| {
         // SAFETY: the caller's pointers, as the header asks for them.
         let line = unsafe { socket_address(address)? }.to_string();
-        if text.is_null() {
-            return Err(Code::EINVAL.into());
-        }
-        if line.len() >= capacity {
-            return Err(Code::ENOBUFS.into());
-        }
-        // SAFETY: the caller's `capacity` bytes, which hold the line and one more.
-        unsafe {
-            text.cast::<u8>()
-                .copy_from_nonoverlapping(line.as_ptr(), line.len());
-            text.add(line.len()).write(0);
-        }
-        Ok(line.len() as c_int)
+        // SAFETY: as above.
+        unsafe { write_text(line.as_bytes(), text, capacity) }
     })
 }
 

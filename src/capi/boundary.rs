@@ -2,7 +2,7 @@
 //! and errors into numbers; pointers from C are only looked at by the helpers here.
 
 use std::cell::Cell;
-use std::ffi::{c_int, c_void};
+use std::ffi::{c_char, c_int, c_void};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::registry;
@@ -175,6 +175,29 @@ pub(super) unsafe fn slice<'a, T>(base: *const T, count: usize) -> Result<&'a [T
     }
     // SAFETY: not NULL, no longer than memory can be, and readable as the caller promises.
     Ok(unsafe { std::slice::from_raw_parts(base, count) })
+}
+
+/// Writes a text and its NUL where the caller has room for `capacity` bytes, and answers its
+/// length; nothing is written if it does not fit (`ENOBUFS`).
+///
+/// # Safety
+///
+/// `text` is NULL, or `capacity` bytes can be written there.
+pub(super) unsafe fn write_text(line: &[u8], text: *mut c_char, capacity: usize) -> Result<c_int> {
+    if text.is_null() {
+        return Err(Code::EINVAL.into());
+    }
+    if line.len() >= capacity {
+        return Err(Code::ENOBUFS.into());
+    }
+    let length = c_int::try_from(line.len()).map_err(|_| Code::EOVERFLOW)?;
+    // SAFETY: the caller's `capacity` bytes hold the line and one more.
+    unsafe {
+        text.cast::<u8>()
+            .copy_from_nonoverlapping(line.as_ptr(), line.len());
+        text.add(line.len()).write(0);
+    }
+    Ok(length)
 }
 
 /// A function of the user's and the pointer it gets: what a C closure is.

@@ -2,14 +2,16 @@
 //!
 //! Every function that can fail returns an int: 0 or a positive value on success, a negative
 //! kolo_error otherwise. The numbers are Linux' errno negated, and are the same on every system, so
-//! that programs may store and compare them.
+//! that programs may store and compare them. Those of looking up names are numbered from -3000 on,
+//! kolo's own from -4001 on.
 
 use std::ffi::{c_char, c_int, CString};
 
 use once_cell::sync::Lazy;
 
-use super::boundary::last_system_error;
-use crate::error::Code;
+use super::address::kolo_limit;
+use super::boundary::{guard, last_system_error, write_text};
+use crate::error::{Code, Error};
 
 /// What went wrong. The functions return int; this is the list of the names. Codes may be added,
 /// so treat those that you do not know as you treat KOLO_EUNKNOWN.
@@ -46,6 +48,8 @@ pub enum kolo_error {
     KOLO_EACCES = -13,
     /// Bad address in a system call.
     KOLO_EFAULT = -14,
+    /// Block device required.
+    KOLO_ENOTBLK = -15,
     /// Resource busy.
     KOLO_EBUSY = -16,
     /// Already exists.
@@ -80,24 +84,56 @@ pub enum kolo_error {
     KOLO_EMLINK = -31,
     /// Broken pipe or stream already shut down.
     KOLO_EPIPE = -32,
+    /// Argument out of domain.
+    KOLO_EDOM = -33,
     /// Result out of range.
     KOLO_ERANGE = -34,
     /// Resource deadlock avoided.
     KOLO_EDEADLK = -35,
     /// Name too long.
     KOLO_ENAMETOOLONG = -36,
+    /// No locks available.
+    KOLO_ENOLCK = -37,
     /// Function not implemented.
     KOLO_ENOSYS = -38,
     /// Directory not empty.
     KOLO_ENOTEMPTY = -39,
     /// Too many symbolic links.
     KOLO_ELOOP = -40,
+    /// No message of that type.
+    KOLO_ENOMSG = -42,
+    /// Identifier removed.
+    KOLO_EIDRM = -43,
+    /// Protocol driver not attached.
+    KOLO_EUNATCH = -49,
+    /// No data available.
+    KOLO_ENODATA = -61,
+    /// Timer expired.
+    KOLO_ETIME = -62,
+    /// Machine is not on the network.
+    KOLO_ENONET = -64,
+    /// Object is remote.
+    KOLO_EREMOTE = -66,
+    /// Link was severed.
+    KOLO_ENOLINK = -67,
+    /// Communication error on send.
+    KOLO_ECOMM = -70,
     /// Protocol error.
     KOLO_EPROTO = -71,
+    /// Multihop attempted.
+    KOLO_EMULTIHOP = -72,
+    /// Bad message.
+    KOLO_EBADMSG = -74,
     /// Value too large.
     KOLO_EOVERFLOW = -75,
+    /// Name not unique on the network.
+    KOLO_ENOTUNIQ = -76,
+    /// Descriptor in a bad state.
+    KOLO_EBADFD = -77,
     /// Illegal byte sequence.
     KOLO_EILSEQ = -84,
+    /// Too many users.
+    KOLO_EUSERS = -87,
     /// Not a socket.
     KOLO_ENOTSOCK = -88,
     /// Destination address required.
@@ -110,8 +146,12 @@ pub enum kolo_error {
     KOLO_ENOPROTOOPT = -92,
     /// Protocol not supported.
     KOLO_EPROTONOSUPPORT = -93,
+    /// Socket type not supported.
+    KOLO_ESOCKTNOSUPPORT = -94,
     /// Not supported on this system.
     KOLO_ENOTSUP = -95,
+    /// Protocol family not supported.
+    KOLO_EPFNOSUPPORT = -96,
     /// Address family not supported.
     KOLO_EAFNOSUPPORT = -97,
     /// Address already in use.
@@ -134,6 +174,10 @@ pub enum kolo_error {
     KOLO_EISCONN = -106,
     /// Not connected.
     KOLO_ENOTCONN = -107,
+    /// Endpoint was shut down.
+    KOLO_ESHUTDOWN = -108,
+    /// Too many references.
+    KOLO_ETOOMANYREFS = -109,
     /// Timed out.
     KOLO_ETIMEDOUT = -110,
     /// Connection refused.
@@ -146,10 +190,64 @@ pub enum kolo_error {
     KOLO_EALREADY = -114,
     /// Now in progress.
     KOLO_EINPROGRESS = -115,
+    /// Stale file handle.
+    KOLO_ESTALE = -116,
+    /// Structure needs cleaning.
+    KOLO_EUCLEAN = -117,
+    /// Remote input/output error.
+    KOLO_EREMOTEIO = -121,
     /// Disk quota exceeded.
     KOLO_EDQUOT = -122,
+    /// No medium found.
+    KOLO_ENOMEDIUM = -123,
+    /// Wrong medium type.
+    KOLO_EMEDIUMTYPE = -124,
     /// Canceled.
     KOLO_ECANCELED = -125,
+    /// Required key not available.
+    KOLO_ENOKEY = -126,
+    /// Key has expired.
+    KOLO_EKEYEXPIRED = -127,
+    /// Key was revoked.
+    KOLO_EKEYREVOKED = -128,
+    /// Key was rejected.
+    KOLO_EKEYREJECTED = -129,
+    /// Owner died.
+    KOLO_EOWNERDEAD = -130,
+    /// State not recoverable.
+    KOLO_ENOTRECOVERABLE = -131,
+    /// Switched off by RF-kill.
+    KOLO_ERFKILL = -132,
+    /// Memory page has a hardware error.
+    KOLO_EHWPOISON = -133,
+    /// The name has no address of that family.
+    KOLO_EAI_ADDRFAMILY = -3000,
+    /// Name lookup failed for now: try again.
+    KOLO_EAI_AGAIN = -3001,
+    /// Bad flags for a name lookup.
+    KOLO_EAI_BADFLAGS = -3002,
+    /// Name lookup canceled.
+    KOLO_EAI_CANCELED = -3003,
+    /// Name lookup failed for good.
+    KOLO_EAI_FAIL = -3004,
+    /// Address family not supported by name lookups.
+    KOLO_EAI_FAMILY = -3005,
+    /// Out of memory in a name lookup.
+    KOLO_EAI_MEMORY = -3006,
+    /// The name has no address.
+    KOLO_EAI_NODATA = -3007,
+    /// No such name or service.
+    KOLO_EAI_NONAME = -3008,
+    /// The name does not fit.
+    KOLO_EAI_OVERFLOW = -3009,
+    /// No such service for that socket type.
+    KOLO_EAI_SERVICE = -3010,
+    /// Socket type not supported by name lookups.
+    KOLO_EAI_SOCKTYPE = -3011,
+    /// Bad hints for a name lookup.
+    KOLO_EAI_BADHINTS = -3013,
+    /// Protocol of a name lookup unknown.
+    KOLO_EAI_PROTOCOL = -3014,
     /// Called on a thread that does not own the loop.
     KOLO_EWRONGTHREAD = -4001,
     /// In a forked child, before kolo_loop_fork.
@@ -206,6 +304,60 @@ pub extern "C" fn kolo_strerror(error: c_int) -> *const c_char {
 #[no_mangle]
 pub extern "C" fn kolo_error_name(error: c_int) -> *const c_char {
     find(error).map_or(c"unknown".as_ptr(), |text| text.name.as_ptr())
+}
+
+/// The code for an error number of the operating system's: errno, or on Windows that of
+/// WSAGetLastError and GetLastError. KOLO_OK for 0, KOLO_EUNKNOWN for one that has no name here.
+/// Never fails otherwise, and leaves kolo_system_error as it is. Any thread.
+#[no_mangle]
+pub extern "C" fn kolo_error_from_system(system: c_int) -> c_int {
+    match system {
+        0 => kolo_error::KOLO_OK as c_int,
+        system => Error::from_system(system).code().number(),
+    }
+}
+
+/// Writes an error as a text for people, with its name: "timed out (KOLO_ETIMEDOUT)". `system` is
+/// the operating system's number behind it (kolo_system_error), or 0: with KOLO_EUNKNOWN, that
+/// number and the system's text for it are written as well. Any `error` is allowed; of one that is
+/// no kolo_error the number is written. KOLO_ERROR_TEXT_MAX bytes are enough for any. Any thread.
+///
+/// Returns the length of the text without its NUL.
+///
+/// Errors: KOLO_EINVAL if `text` is NULL; KOLO_ENOBUFS if text and NUL do not fit into `capacity`
+/// bytes: then nothing is written.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_error_format(
+    error: c_int,
+    system: c_int,
+    text: *mut c_char,
+    capacity: usize,
+) -> c_int {
+    guard(|| {
+        let line = describe(error, system);
+        // SAFETY: the caller's memory, as the header asks for it.
+        unsafe { write_text(line.as_bytes(), text, capacity) }
+    })
+}
+
+/// An error for people, in less than KOLO_ERROR_TEXT_MAX bytes.
+fn describe(error: c_int, system: c_int) -> String {
+    const UNKNOWN: c_int = kolo_error::KOLO_EUNKNOWN as c_int;
+    let mut line = match (error, Code::from_number(error)) {
+        (0, _) => "success (KOLO_OK)".to_owned(),
+        (UNKNOWN, _) if system != 0 => {
+            // Rust adds the number.
+            let of_system = std::io::Error::from_raw_os_error(system);
+            format!("{of_system} (KOLO_EUNKNOWN)")
+        }
+        (_, Some(code)) => format!("{} (KOLO_{})", code.text(), code.name()),
+        (_, None) => format!("not an error code of kolo ({error})"),
+    };
+    // The system's texts, in whatever language, are not ours to bound.
+    while line.len() >= kolo_limit::KOLO_ERROR_TEXT_MAX as usize {
+        line.pop();
+    }
+    line
 }
 
 /// The operating system's own number (errno, WSAGetLastError) behind the last error that kolo
