@@ -10,10 +10,11 @@ use std::ffi::{CStr, CString};
 use std::num::NonZeroU64;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard};
+use std::sync::MutexGuard;
 
 use super::types::kolo_loop;
 use crate::error::{Code, Result};
+use crate::sys::fork::ForkLock;
 
 thread_local! {
     /// A loop that lives, and that this thread owns; or NULL. Only this thread frees it or gives
@@ -54,15 +55,13 @@ struct Loops {
     drivers: Vec<&'static CStr>,
 }
 
-static LOOPS: Mutex<Loops> = Mutex::new(Loops {
+static LOOPS: ForkLock<Loops> = ForkLock::new(Loops {
     live: BTreeMap::new(),
     drivers: Vec::new(),
 });
 
 fn loops() -> MutexGuard<'static, Loops> {
-    LOOPS
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    LOOPS.lock()
 }
 
 impl Loops {
@@ -109,7 +108,6 @@ fn check_in_registry(at: *const kolo_loop) -> Result<()> {
 
 /// A new loop, which belongs to the calling thread.
 pub(super) fn add(at: *const kolo_loop, driver: &str) -> Result<()> {
-    forks::survive();
     let owner = this_thread();
     if owner.is_none() {
         return Err(Code::EWRONGTHREAD.into());
@@ -154,55 +152,4 @@ pub(super) fn attach(at: *const kolo_loop) -> Result<()> {
 /// The name of a loop's driver, on any thread.
 pub(super) fn driver(at: *const kolo_loop) -> Option<&'static CStr> {
     loops().live.get(&at.addr()).map(|entry| entry.driver)
-}
-
-/// A thread may fork while another one holds the registry's lock, which then would never be let
-/// go in the child. So a fork takes the lock, and both sides let it go.
-mod forks {
-    #[cfg(not(unix))]
-    pub fn survive() {}
-
-    #[cfg(unix)]
-    pub fn survive() {
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            // SAFETY: the handlers live as long as the program; see there for what they do. Out
-            // of memory is the only error; then forks go on as in other libraries.
-            unsafe {
-                libc::pthread_atfork(
-                    Some(unix::prepare),
-                    Some(unix::release),
-                    Some(unix::release),
-                )
-            };
-        });
-    }
-
-    #[cfg(unix)]
-    mod unix {
-        use std::cell::UnsafeCell;
-        use std::sync::MutexGuard;
-
-        use super::super::{loops, Loops};
-
-        struct Held(UnsafeCell<Option<MutexGuard<'static, Loops>>>);
-
-        // SAFETY: only who holds the registry's lock touches it.
-        unsafe impl Sync for Held {}
-
-        static HELD: Held = Held(UnsafeCell::new(None));
-
-        pub extern "C" fn prepare() {
-            let guard = loops();
-            // SAFETY: this thread holds the lock now.
-            unsafe { *HELD.0.get() = Some(guard) };
-        }
-
-        /// In the parent and in the child, by the thread that forked.
-        pub extern "C" fn release() {
-            // SAFETY: this thread has held the lock since `prepare`.
-            let guard = unsafe { (*HELD.0.get()).take() };
-            drop(guard);
-        }
-    }
 }

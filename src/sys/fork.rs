@@ -4,9 +4,13 @@
 //! changed for the parent. So a loop that finds itself in a child answers `EFORKED` until it was
 //! given kernel objects of its own.
 
+mod lock;
+
 #[cfg(target_os = "linux")]
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
+
+pub(crate) use lock::ForkLock;
 
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 #[cfg(target_os = "linux")]

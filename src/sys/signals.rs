@@ -6,8 +6,8 @@
 //! watcher comes and put back when its last one leaves.
 
 use std::sync::atomic::{AtomicI32, AtomicU32, AtomicU64, Ordering};
-use std::sync::Mutex;
 
+use super::fork::ForkLock;
 use crate::error::{Code, Error, Result};
 
 /// Loops that can watch signals at once in a process.
@@ -46,16 +46,14 @@ struct Registry {
     former: [Option<libc::sigaction>; SIGNALS],
 }
 
-static REGISTRY: Mutex<Registry> = Mutex::new(Registry {
+static REGISTRY: ForkLock<Registry> = ForkLock::new(Registry {
     taken: [false; SLOTS],
     watchers: [0; SIGNALS],
     former: [None; SIGNALS],
 });
 
 fn registry() -> std::sync::MutexGuard<'static, Registry> {
-    REGISTRY
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner())
+    REGISTRY.lock()
 }
 
 extern "C" fn handler(number: libc::c_int) {
@@ -205,6 +203,28 @@ fn can_be_watched(number: libc::c_int) -> bool {
         libc::SIGILL,
     ];
     number >= 1 && (number as usize) < SIGNALS && !never.contains(&number)
+}
+
+/// Keeps signals away from this thread, which is kolo's own: they are for the program's. Those that say that the thread's
+/// own instruction failed come all the same, or a debugger's and crash reporter's handlers would not run.
+pub(crate) fn block_all() {
+    // SAFETY: the set is made valid before it is used; a mask changes nothing but which signals come.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigfillset(&mut set);
+        for own in [
+            libc::SIGSEGV,
+            libc::SIGBUS,
+            libc::SIGFPE,
+            libc::SIGILL,
+            libc::SIGTRAP,
+            libc::SIGABRT,
+            libc::SIGPROF,
+        ] {
+            libc::sigdelset(&mut set, own);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &set, std::ptr::null_mut());
+    }
 }
 
 fn install(number: libc::c_int) -> Result<libc::sigaction> {
