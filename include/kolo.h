@@ -6,8 +6,8 @@
  *
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
- * timers; hooks; other threads; signals; foreign descriptors; addresses; streams; TCP; listening;
- * initialisers.
+ * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
+ * streams; TCP; listening; initialisers.
  *
  *
  * An echo server
@@ -160,6 +160,12 @@ typedef kolo_handle kolo_stream;
 
 /** A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions. */
 typedef kolo_stream kolo_tcp;
+
+/** Work under way on another thread: a handle that ends by itself. */
+typedef kolo_handle kolo_request;
+
+/** The number of a pool of threads. It belongs to no loop; 0 is never one. */
+typedef uint64_t kolo_pool;
 
 /** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
 typedef ptrdiff_t kolo_socket;
@@ -527,6 +533,11 @@ typedef struct kolo_loop_options {
     void *on_slow_user;
     /** Keep the times in kolo_metrics. Costs two readings of the clock for every callback. */
     bool measure_time;
+    /**
+     * The threads for work, files and names: see kolo_pool_open. 0: a pool of the loop's own, made
+     * when it is first needed.
+     */
+    kolo_pool pool;
 } kolo_loop_options;
 
 /** What a loop tells of itself: counted since it was made. Begin with KOLO_METRICS_INIT. */
@@ -565,10 +576,11 @@ typedef int (*kolo_walk_cb)(kolo_loop *loop, kolo_handle handle, int kind, void 
  * kolo_loop_detach_thread. `options` may be NULL for the defaults.
  *
  * Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow, or for
- * options of a wrong size; KOLO_ENOTSUP for a driver that this system does not have; the system's
+ * options of a wrong size; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
  * when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
  */
-int kolo_loop_new(const kolo_loop_options *options, kolo_loop **out);
+int kolo_loop_new(const kolo_loop_options *options,
+                  kolo_loop **out);
 
 /**
  * Frees a loop. Everything that is still open is closed first: pending writes and functions hear
@@ -712,6 +724,8 @@ typedef enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /** A kolo_tcp. */
     KOLO_KIND_TCP = 7,
+    /** A kolo_request. */
+    KOLO_KIND_REQUEST = 13,
 } kolo_kind;
 
 /** The handle has closed: nothing more will be heard of it, and what `user` points to may be freed. */
@@ -946,6 +960,102 @@ int kolo_waker_open(kolo_loop *loop, kolo_waker_cb cb, void *user, kolo_waker *o
  * Errors: KOLO_EINVAL if `out` is NULL.
  */
 int kolo_waker_remote(kolo_loop *loop, kolo_waker waker, kolo_remote **out);
+
+/* Work on other threads ==========================================================================
+ *
+ * A loop has a pool of threads for what would block it: computations, files, names.
+ * kolo_work_submit has a function run on one of them, and another one on the loop when it is done.
+ * Each class of work has threads and a queue of its own, so that slow names never keep files
+ * waiting. Threads are started when they are needed, and end when they were idle for a while.
+ *
+ * What is under way is a request: a handle that ends by itself. Its callback comes exactly once;
+ * when it comes, the number is dead. kolo_request_cancel takes back what has not begun. kolo_close
+ * works as on every handle: the callback comes with KOLO_ECANCELED, as soon as no thread is at the
+ * work any more.
+ */
+
+/** What kind of work it is. Each class has threads of its own. */
+typedef enum kolo_work_class {
+    /** Keeps a processor busy. */
+    KOLO_WORK_COMPUTE = 0,
+    /** Waits for disks. kolo's own files are here. */
+    KOLO_WORK_FILES = 1,
+    /** Waits for who knows how long, such as for another machine. kolo's own names are here. */
+    KOLO_WORK_SLOW = 2,
+} kolo_work_class;
+
+/** How a pool is made. Begin with KOLO_POOL_OPTIONS_INIT; a member that is zero means its default. */
+typedef struct kolo_pool_options {
+    /** sizeof(kolo_pool_options), set by KOLO_POOL_OPTIONS_INIT. */
+    size_t size;
+    /** Threads of KOLO_WORK_COMPUTE, at most. Default: as many as processors are to be had. */
+    uint32_t compute_threads;
+    /** Threads of KOLO_WORK_FILES, at most. Default 4. */
+    uint32_t file_threads;
+    /** Threads of KOLO_WORK_SLOW, at most. Default 4. */
+    uint32_t slow_threads;
+    /**
+     * Pieces of work of one class that may wait, at most; one more gets KOLO_ENOBUFS. Default
+     * 65536.
+     */
+    uint32_t queue_capacity;
+    /** How long a thread waits for work before it ends. Default 10 seconds. */
+    uint64_t idle_ns;
+    /** The size of each thread's stack in bytes. Default 2 MiB. */
+    size_t stack_size;
+} kolo_pool_options;
+
+/** Work, on a pool's thread. It must not touch the loop; with a kolo_remote it can post to it. */
+typedef void (*kolo_work_cb)(void *user);
+
+/** Work is done. `status` is 0; or KOLO_ECANCELED when it was taken back, or the request closed. */
+typedef void (*kolo_work_done_cb)(kolo_loop *loop, kolo_request request, int status, void *user);
+
+/**
+ * Makes a pool that loops can share: see kolo_loop_options. No thread is started yet. `options`
+ * may be NULL for the defaults. Any thread.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL, and for options of a wrong size.
+ */
+int kolo_pool_open(const kolo_pool_options *options, kolo_pool *out);
+
+/**
+ * Lets go of a pool: its number is dead. Loops that have it keep it; with the last of them, or at
+ * once if there is none, its threads end, and that waits for the work that they have begun. Any
+ * thread, but not one of the pool's.
+ *
+ * Errors: KOLO_EBADF for a pool that was closed already.
+ */
+int kolo_pool_close(kolo_pool pool);
+
+/**
+ * Has `work` called on a thread of the loop's pool, and then `done` on the loop's thread, both
+ * with `user`. `work_class` is a kolo_work_class. What `user` points to is the work's until `done`
+ * comes.
+ *
+ * `done` comes exactly once, never before this returns: also when the work was taken back, and
+ * when the loop is freed, which takes back what has not begun and waits for what has. `out` may be
+ * NULL.
+ *
+ * Errors: KOLO_EINVAL if `work` or `done` is NULL, and for a class that there is not; KOLO_ENOBUFS
+ * if as much work waits as may, or the loop holds as many handles as it can; KOLO_EAGAIN if the
+ * system gives no thread; KOLO_ECANCELED while the loop is being freed. Then neither function is
+ * called.
+ */
+int kolo_work_submit(kolo_loop *loop,
+                     int work_class,
+                     kolo_work_cb work,
+                     kolo_work_done_cb done,
+                     void *user,
+                     kolo_request *out);
+
+/**
+ * Takes back what has not begun: the request's callback comes with KOLO_ECANCELED.
+ *
+ * Errors: KOLO_EBUSY if it was begun, or is over: the callback tells what came of it. KOLO_EBADF
+ * when that was told.
+ */
+int kolo_request_cancel(kolo_loop *loop, kolo_request request);
 
 /* Signals ========================================================================================
  *
@@ -1620,8 +1730,9 @@ int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
  * A language that cannot use them fills the struct with zeros and sets its size.
  */
 
-#define KOLO_LOOP_OPTIONS_INIT { sizeof(kolo_loop_options), NULL, 0, 0, 0, NULL, NULL, false }
+#define KOLO_LOOP_OPTIONS_INIT { sizeof(kolo_loop_options), NULL, 0, 0, 0, NULL, NULL, false, 0 }
 #define KOLO_METRICS_INIT { sizeof(kolo_metrics), 0, 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_POOL_OPTIONS_INIT { sizeof(kolo_pool_options), 0, 0, 0, 0, 0, 0 }
 #define KOLO_STREAM_HANDLER_INIT \
     { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 #define KOLO_CONNECT_OPTIONS_INIT { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0 }

@@ -7,7 +7,6 @@
 
 use std::fmt;
 use std::num::NonZeroU64;
-use std::sync::Mutex;
 
 use bitflags::bitflags;
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
@@ -19,8 +18,10 @@ use crate::hook::HookState;
 use crate::net::listener::ListenerState;
 use crate::poll::PollState;
 use crate::remote::WakerState;
+use crate::request::RequestState;
 use crate::signal::SignalState;
 use crate::stream::StreamState;
+use crate::sys::fork::ForkLock;
 use crate::timer::TimerState;
 use crate::timers::TimerKey;
 
@@ -128,6 +129,8 @@ pub enum Kind {
     Listener = 6,
     /// A [`TcpStream`](crate::TcpStream).
     Tcp = 7,
+    /// A [`Request`](crate::Request).
+    Request = 13,
 }
 
 bitflags! {
@@ -157,6 +160,7 @@ pub(crate) enum Body {
     Listener(Box<ListenerState>),
     #[cfg_attr(not(feature = "net"), allow(dead_code))] // nothing carries streams
     Stream(StreamState),
+    Request(Box<RequestState>),
 }
 
 pub(crate) struct Entry {
@@ -177,6 +181,7 @@ impl Entry {
             #[cfg(feature = "net")]
             Body::Listener(_) => Kind::Listener,
             Body::Stream(_) => Kind::Tcp,
+            Body::Request(_) => Kind::Request,
         }
     }
 }
@@ -321,6 +326,12 @@ impl Handles {
         live.map(|(key, _)| Id::pack(key, self.tag)).collect()
     }
 
+    /// Every handle, closing ones included.
+    pub fn every_id(&self) -> Vec<Id> {
+        let keys = self.slots.keys();
+        keys.map(|key| Id::pack(key, self.tag)).collect()
+    }
+
     /// Everything that a driver may have registered.
     pub fn sources(&mut self) -> impl Iterator<Item = (Id, &mut Source)> {
         let tag = self.tag;
@@ -359,21 +370,21 @@ impl Drop for Handles {
 
 /// Tags of loops: as long as no more than 256 loops live at once in a process, no two share one.
 mod tags {
-    use super::Mutex;
+    use super::ForkLock;
 
     struct Tags {
         users: [u32; 256],
         next: u8,
     }
 
-    static TAGS: Mutex<Tags> = Mutex::new(Tags {
+    static TAGS: ForkLock<Tags> = ForkLock::new(Tags {
         users: [0; 256],
         next: 0,
     });
 
     /// The least used tag, going round, so that a freed loop's tag comes back as late as can be.
     pub fn take() -> u8 {
-        let mut tags = TAGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut tags = TAGS.lock();
         let start = tags.next;
         let order = (0..=255u8).map(|step| start.wrapping_add(step));
         let tag = order
@@ -385,7 +396,7 @@ mod tags {
     }
 
     pub fn give_back(tag: u8) {
-        let mut tags = TAGS.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+        let mut tags = TAGS.lock();
         tags.users[usize::from(tag)] -= 1;
     }
 }

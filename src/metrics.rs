@@ -176,6 +176,9 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }
         Body::Stream(stream) => stream.describe(&mut line),
+        Body::Request(request) => {
+            let _ = write!(line, " {}", request.stage_name());
+        }
         Body::Timer(_) | Body::Waker(_) => {}
     }
     line

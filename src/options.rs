@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use crate::event_loop::Loop;
 use crate::handles::Id;
+use crate::pool::Pool;
 
 /// Called when a callback ran longer than the watchdog's limit: the handle whose callback it was
 /// (`None` for deferred and posted functions), and how long it ran.
@@ -28,6 +29,9 @@ pub struct LoopOptions {
     pub slow_callback: Option<(Duration, SlowCallback)>,
     /// Keep the times in [`Metrics`](crate::Metrics). Costs two clock readings a callback.
     pub measure_time: bool,
+    /// The threads for work, files and names; `None`: a pool of the loop's own, with default
+    /// options, made when it is first needed.
+    pub pool: Option<Pool>,
 }
 
 /// 1024 events are 12 KiB of buffer, and several milliseconds of callbacks at the most common
@@ -45,6 +49,7 @@ impl Default for LoopOptions {
             post_capacity: POST_CAPACITY,
             slow_callback: None,
             measure_time: false,
+            pool: None,
         }
     }
 }
@@ -60,6 +65,7 @@ impl std::fmt::Debug for LoopOptions {
                 &self.slow_callback.as_ref().map(|(limit, _)| limit),
             )
             .field("measure_time", &self.measure_time)
+            .field("pool", &self.pool)
             .finish()
     }
 }

@@ -14,7 +14,7 @@ mod forks;
 
 use std::collections::VecDeque;
 use std::sync::atomic::{compiler_fence, AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
 
 use smallbox::smallbox;
 
@@ -22,6 +22,7 @@ use crate::driver::Wake;
 use crate::error::{Code, Result};
 use crate::event_loop::{Loop, Posted, Task};
 use crate::handles::{Body, Handles, Id};
+use crate::pool::Finished;
 use crate::sys;
 
 /// A flag that many threads raise and the loop's thread lowers.
@@ -75,6 +76,8 @@ pub(crate) struct Mailbox {
     /// The loop is gone, or going.
     ended: AtomicBool,
     posts: Mutex<Posts>,
+    /// A job came home: for a loop that is being dropped and waits for nothing else.
+    came_home: Condvar,
     /// Posts in the queue, to be read without the lock.
     waiting: AtomicUsize,
     /// Posts that the loop has taken over and not run yet. Only its thread writes it.
@@ -87,6 +90,16 @@ struct Posts {
     queue: VecDeque<Posted>,
     /// Wakers whose callback is due.
     woken: Vec<Id>,
+    /// Jobs that came home.
+    finished: Vec<Finished>,
+    /// Nobody waits for such any more.
+    closed_to_finished: bool,
+}
+
+/// What other threads left for the loop, beside the posts.
+struct Left {
+    woken: Vec<Id>,
+    finished: Vec<Finished>,
 }
 
 impl Mailbox {
@@ -97,7 +110,10 @@ impl Mailbox {
             posts: Mutex::new(Posts {
                 queue: VecDeque::new(),
                 woken: Vec::new(),
+                finished: Vec::new(),
+                closed_to_finished: false,
             }),
+            came_home: Condvar::new(),
             waiting: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             waker: RwLock::new(waker),
@@ -132,7 +148,7 @@ impl Mailbox {
     }
 
     /// Moves what was posted to the loop's own queue, with one lock for all of it.
-    fn take_over(&self, posted: &mut VecDeque<Posted>) -> Vec<Id> {
+    fn take_over(&self, posted: &mut VecDeque<Posted>) -> Left {
         let mut posts = self.posts();
         if posted.is_empty() {
             // The memory changes sides: neither queue grows anew.
@@ -142,7 +158,42 @@ impl Mailbox {
         }
         self.taken.store(posted.len(), Ordering::Relaxed);
         self.waiting.store(0, Ordering::Relaxed);
-        std::mem::take(&mut posts.woken)
+        Left {
+            woken: std::mem::take(&mut posts.woken),
+            finished: std::mem::take(&mut posts.finished),
+        }
+    }
+
+    /// Brings a job home. By a pool's thread. Not a post, which may be refused: there are no more
+    /// of these than the loop has requests.
+    pub fn finished(&self, finished: Finished) {
+        let mut posts = self.posts();
+        if posts.closed_to_finished {
+            drop(posts);
+            drop(finished);
+            return;
+        }
+        posts.finished.push(finished);
+        drop(posts);
+        self.came_home.notify_one();
+        self.wake();
+    }
+
+    /// The jobs that came home, waiting for at least one.
+    pub fn await_finished(&self) -> Vec<Finished> {
+        let mut posts = self.posts();
+        while posts.finished.is_empty() {
+            let waited = self.came_home.wait(posts);
+            posts = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
+        }
+        std::mem::take(&mut posts.finished)
+    }
+
+    /// From now on what comes home is dropped where it comes from; what had come.
+    pub fn close_to_finished(&self) -> Vec<Finished> {
+        let mut posts = self.posts();
+        posts.closed_to_finished = true;
+        std::mem::take(&mut posts.finished)
     }
 
     /// The loop is going: nothing more is taken; what had been taken.
@@ -352,7 +403,7 @@ impl Loop {
             return;
         }
         mailbox.flag.lower();
-        let woken = mailbox.take_over(&mut self.core.borrow_mut().posted);
+        let Left { woken, finished } = mailbox.take_over(&mut self.core.borrow_mut().posted);
         for id in &woken {
             if let Ok(Body::Waker(state)) = self
                 .core
@@ -371,6 +422,9 @@ impl Loop {
             let mut core = self.core.borrow_mut();
             let events = woken.into_iter().map(crate::event_loop::Deferred::Waker);
             core.deferred.extend(events);
+            for finished in finished {
+                crate::request::came_home(&mut core, finished);
+            }
         }
         loop {
             let next = {

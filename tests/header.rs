@@ -21,6 +21,7 @@ const PARTS: &[&str] = &[
     "timer",
     "hook",
     "remote",
+    "work",
     "signal",
     "poll",
     "address",
@@ -242,7 +243,7 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    assert_eq!(initialised.lines().count(), 6);
+    assert_eq!(initialised.lines().count(), 7);
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();

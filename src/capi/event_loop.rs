@@ -22,7 +22,8 @@ use std::time::Duration;
 use super::boundary::{c_bool, checked, guard, needed, pointer, with_loop, Callback, Out};
 use super::registry;
 use super::sized::{self, first_size, Versioned};
-use super::types::{kolo_handle, kolo_loop};
+use super::types::{kolo_handle, kolo_loop, kolo_pool};
+use super::work::pool;
 use crate::error::{Code, Result};
 use crate::event_loop::{Loop, RunMode, Task};
 use crate::options::{LoopOptions, SlowCallback};
@@ -74,6 +75,9 @@ pub struct kolo_loop_options {
     pub on_slow_user: *mut c_void,
     /// Keep the times in kolo_metrics. Costs two readings of the clock for every callback.
     pub measure_time: c_bool,
+    /// The threads for work, files and names: see kolo_pool_open. 0: a pool of the loop's own, made
+    /// when it is first needed.
+    pub pool: kolo_pool,
 }
 
 // SAFETY: numbers, pointers and an optional function, the first of them the size.
@@ -129,7 +133,7 @@ pub type kolo_walk_cb = Option<
 /// kolo_loop_detach_thread. `options` may be NULL for the defaults.
 ///
 /// Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow, or for
-/// options of a wrong size; KOLO_ENOTSUP for a driver that this system does not have; the system's
+/// options of a wrong size; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
 /// when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_new(
@@ -172,6 +176,9 @@ unsafe fn loop_options(given: &kolo_loop_options) -> Result<LoopOptions> {
         options.slow_callback = Some((Duration::from_nanos(given.slow_callback_ns), report));
     }
     options.measure_time = given.measure_time != 0;
+    if given.pool != 0 {
+        options.pool = Some(pool(given.pool)?);
+    }
     Ok(options)
 }
 

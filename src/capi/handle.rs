@@ -26,6 +26,8 @@ pub enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /// A kolo_tcp.
     KOLO_KIND_TCP = 7,
+    /// A kolo_request.
+    KOLO_KIND_REQUEST = 13,
 }
 
 /// The handle has closed: nothing more will be heard of it, and what `user` points to may be freed.

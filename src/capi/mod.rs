@@ -41,3 +41,4 @@ pub mod stream;
 pub mod tcp;
 pub mod timer;
 pub mod types;
+pub mod work;

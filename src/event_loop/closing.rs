@@ -1,12 +1,16 @@
 //! Closing: a handle is dead at once, and heard of for the last time in the closing phase.
 
+use std::any::Any;
+
 use super::{Core, Deferred, Loop};
 use crate::driver::Driver;
-use crate::error::Result;
+use crate::error::{Code, Result};
 use crate::handles::{Body, Flags, Id};
 #[cfg(feature = "net")]
 use crate::net::listener::ListenerHandler;
+use crate::request::{self, Request, RequestState};
 use crate::stream::{StreamHandler, Writes};
+use crate::sys;
 use crate::timers::TimerKey;
 
 pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
@@ -17,9 +21,11 @@ pub(crate) enum Final {
     Stream(Id, Box<dyn StreamHandler>),
     #[cfg(feature = "net")]
     Listener(Id, Box<dyn ListenerHandler>),
+    Request(Id, Box<RequestState>),
     Callback(Id, CloseCallback),
     /// Nothing to say; but the user's destructors may call the loop.
     Drop(Body),
+    Any(Box<dyn Any>),
 }
 
 impl Loop {
@@ -81,7 +87,16 @@ impl Loop {
                 Some(Final::Listener(id, mut handler)) => {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::TcpListener(id)));
                 }
+                Some(Final::Request(id, request)) => {
+                    let (done, rest) = request.into_last_words();
+                    drop(rest);
+                    if let Some(done) = done {
+                        let canceled = Err(Code::ECANCELED.into());
+                        self.callback(Some(id), |lp| done(lp, Request(id), canceled));
+                    }
+                }
                 Some(Final::Drop(body)) => drop(body),
+                Some(Final::Any(any)) => drop(any),
                 Some(Final::Callback(id, callback)) => {
                     self.callback(Some(id), |lp| callback(lp, id))
                 }
@@ -95,6 +110,10 @@ impl Loop {
         let posted = {
             let mut core = self.core.borrow_mut();
             core.ending = true;
+            if self.fork_generation.get() != sys::fork::generation() {
+                // A child that drops its parent's loop: nobody is at the requests.
+                request::forked(&mut core);
+            }
             for id in core.handles.all_ids() {
                 // Those that are closing already answer EBADF, and are on their way.
                 let _ = close(&mut core, id);
@@ -103,6 +122,7 @@ impl Loop {
             posted.extend(self.mailbox.end());
             posted
         };
+        self.await_lingering();
         for mut task in posted {
             self.callback(None, |lp| task.cancel(lp));
         }
@@ -113,9 +133,27 @@ impl Loop {
                 None => break,
                 Some(Deferred::Task(mut task)) => self.callback(None, |lp| task.cancel(lp)),
                 // Their handles are closed.
-                Some(Deferred::Stream(_) | Deferred::Signal(..) | Deferred::Waker(_)) => {}
+                Some(
+                    Deferred::Stream(_)
+                    | Deferred::Signal(..)
+                    | Deferred::Waker(_)
+                    | Deferred::Request(_),
+                ) => {}
             }
         }
+    }
+}
+
+impl Loop {
+    /// Waits for the threads that are at work for requests that are closed already.
+    fn await_lingering(&self) {
+        while self.core.borrow().lingering > 0 {
+            for finished in self.mailbox.await_finished() {
+                request::came_home(&mut self.core.borrow_mut(), finished);
+            }
+        }
+        // What was given up may still come home: nobody waits for it.
+        drop(self.mailbox.close_to_finished());
     }
 }
 
@@ -128,6 +166,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
     let entry = core.handles.get_mut(id)?;
     entry.flags.insert(Flags::CLOSING);
     let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
+    let mut lingers = false;
     match &mut entry.body {
         Body::Timer(_) => {}
         Body::Hook(hook) => {
@@ -144,9 +183,17 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         #[cfg(feature = "net")]
         Body::Listener(listener) => core.driver.close(id, &mut listener.source),
         Body::Stream(stream) => core.driver.close(id, &mut stream.source),
+        Body::Request(request) => lingers = !request::close(request),
     }
     if timer != TimerKey::NONE {
         core.wheel.remove(timer);
+    }
+    if lingers {
+        // The loop goes on until it has closed.
+        core.lingering += 1;
+        core.handles.set_referenced(id, true);
+        core.handles.set_active(id, true);
+        return Ok(());
     }
     core.handles.set_active(id, false);
     core.closing.push_back(id);
@@ -169,6 +216,7 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
             core.finals
                 .extend(handler.map(|handler| Final::Listener(id, handler)));
         }
+        Body::Request(request) => core.finals.push_back(Final::Request(id, request)),
         other => core.finals.push_back(Final::Drop(other)),
     }
 }

@@ -35,6 +35,7 @@ use crate::error::{Code, Result};
 use crate::handles::{Body, Handles, Id};
 use crate::metrics::Meter;
 use crate::options::LoopOptions;
+use crate::pool::Pool;
 use crate::remote::Mailbox;
 use crate::signal::SignalHub;
 use crate::sys;
@@ -61,6 +62,8 @@ pub(crate) enum Deferred {
     #[cfg_attr(not(unix), allow(dead_code))] // no signals there
     Signal(Id, i32),
     Waker(Id),
+    /// The request's outcome is to be told.
+    Request(Id),
 }
 
 pub(crate) struct Core {
@@ -79,6 +82,10 @@ pub(crate) struct Core {
     /// Hooks that are still to run in this phase. One that is stopped leaves it, also when it is started again.
     pub hooks_due: VecDeque<Id>,
     pub signals: Option<SignalHub>,
+    /// Made when it is first needed.
+    pub pool: Option<Pool>,
+    /// Closed requests at whose job a thread still is.
+    pub lingering: usize,
     /// Small writes of the running callback, to be sent when it returns.
     pub gathered: crate::stream::Gathered,
     /// The name that the last owned write got; names are not used again.
@@ -151,6 +158,8 @@ impl Loop {
                 hooks: Default::default(),
                 hooks_due: VecDeque::new(),
                 signals: None,
+                pool: options.pool,
+                lingering: 0,
                 gathered: Default::default(),
                 last_write: 0,
                 now,
@@ -272,7 +281,8 @@ impl Loop {
     /// Makes the loop usable in the child of a fork, which must call this before anything else
     /// with it. Handles stay as they were; descriptors are shared with the parent, so close what
     /// the child does not serve. The parent is not disturbed. Threads of the parent, and what
-    /// they would have posted, are not in the child.
+    /// they would have posted, are not in the child: requests at which they were complete with
+    /// [`Code::ECANCELED`].
     ///
     /// Errors: [`Code::EBUSY`] inside a callback that the parent was running when it forked, if
     /// the loop is to be run there; those of the system when descriptors are short.
@@ -285,6 +295,7 @@ impl Loop {
         }
         self.fork_generation.set(sys::fork::generation());
         self.mailbox.forked(core.driver.waker(), &mut core.handles);
+        crate::request::forked(core);
         crate::signal::forked(core)?;
         Ok(())
     }

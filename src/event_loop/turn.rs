@@ -82,6 +82,7 @@ impl Loop {
                 Ok(Kind::Tcp) => self.stream_timer(due.payload),
                 #[cfg(feature = "net")]
                 Ok(Kind::Listener) => self.listener_retry(due.payload),
+                Ok(Kind::Request) => self.request_expired(due.payload),
                 _ => {}
             }
         }
@@ -98,6 +99,7 @@ impl Loop {
                 Some(Deferred::Stream(id)) => self.stream_events(id),
                 Some(Deferred::Signal(id, number)) => self.signal_came(id, number),
                 Some(Deferred::Waker(id)) => self.waker_woken(id),
+                Some(Deferred::Request(id)) => self.request_over(id),
                 None => return,
             }
         }

@@ -1,0 +1,378 @@
+//! A pool of threads for work that would block a loop.
+//!
+//! A pool has three [classes](WorkClass), each with threads and a queue of its own, so that names that are slow to
+//! resolve never keep files waiting, nor files a computation. A thread is started when work waits and none is idle, and
+//! ends when it was idle for a while: a class that is not used costs nothing.
+
+use std::any::Any;
+use std::collections::VecDeque;
+use std::num::NonZeroU32;
+use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::thread::{Builder, JoinHandle};
+use std::time::Duration;
+
+use crate::error::{Code, Result};
+use crate::handles::Id;
+use crate::remote::Mailbox;
+use crate::sys;
+
+/// What kind of work it is: each class has threads of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum WorkClass {
+    /// Keeps a processor busy. As made: as many threads as processors are to be had.
+    #[default]
+    Compute = 0,
+    /// Waits for disks. kolo's own files are here. As made: 4 threads.
+    Files = 1,
+    /// Waits for who knows how long, such as for another machine. kolo's own names are here. As made: 4 threads.
+    Slow = 2,
+}
+
+impl WorkClass {
+    /// Every class.
+    pub const ALL: [WorkClass; 3] = [WorkClass::Compute, WorkClass::Files, WorkClass::Slow];
+
+    const fn thread_name(self) -> &'static str {
+        match self {
+            WorkClass::Compute => "kolo-compute",
+            WorkClass::Files => "kolo-files",
+            WorkClass::Slow => "kolo-slow",
+        }
+    }
+}
+
+/// How a [`Pool`] is made. `..Default::default()` leaves the rest as it is.
+#[derive(Clone, Debug)]
+pub struct PoolOptions {
+    /// Threads of [`WorkClass::Compute`], at most; `None`: as many as processors are to be had.
+    pub compute_threads: Option<NonZeroU32>,
+    /// Threads of [`WorkClass::Files`], at most.
+    pub file_threads: NonZeroU32,
+    /// Threads of [`WorkClass::Slow`], at most.
+    pub slow_threads: NonZeroU32,
+    /// Pieces of work of one class that may wait, at most; one more gives [`Code::ENOBUFS`].
+    pub queue_capacity: NonZeroU32,
+    /// How long a thread waits for work before it ends.
+    pub idle: Duration,
+    /// The size of each thread's stack in bytes; `None`: Rust's choice, 2 MiB.
+    pub stack_size: Option<usize>,
+}
+
+/// Disks and resolvers answer some requests at a time, not very many.
+const WAITING_THREADS: NonZeroU32 = NonZeroU32::new(4).unwrap();
+
+/// Enough for a burst, and a bound on what a pool that does not keep up costs.
+const QUEUE_CAPACITY: NonZeroU32 = NonZeroU32::new(65_536).unwrap();
+
+impl Default for PoolOptions {
+    fn default() -> PoolOptions {
+        PoolOptions {
+            compute_threads: None,
+            file_threads: WAITING_THREADS,
+            slow_threads: WAITING_THREADS,
+            queue_capacity: QUEUE_CAPACITY,
+            // Longer than the pauses of a program that is at work, shorter than anybody looks at a process list.
+            idle: Duration::from_secs(10),
+            stack_size: None,
+        }
+    }
+}
+
+impl PoolOptions {
+    fn threads(&self, class: WorkClass) -> usize {
+        let threads = match class {
+            WorkClass::Compute => self.compute_threads,
+            WorkClass::Files => Some(self.file_threads),
+            WorkClass::Slow => Some(self.slow_threads),
+        };
+        let processors = || std::thread::available_parallelism().map_or(1, |count| count.get());
+        threads.map_or_else(processors, |threads| threads.get() as usize)
+    }
+}
+
+/// A pool of threads, which loops share: [`LoopOptions::pool`](crate::LoopOptions::pool). Without it each loop has a pool
+/// of its own, made when it is first needed.
+///
+/// A clone is another hold on the same pool. When the last one goes, loops' holds included, the threads end; that waits
+/// for the work that they have begun. May be used from any thread. In a forked child a parent's pool takes no work
+/// ([`Code::EFORKED`]): its threads are not there.
+#[derive(Clone)]
+pub struct Pool(Arc<Inner>);
+
+struct Inner {
+    options: PoolOptions,
+    lanes: [Arc<Lane>; WorkClass::ALL.len()],
+    fork_generation: u32,
+}
+
+impl Pool {
+    /// Makes a pool. No thread is started yet.
+    pub fn new(options: PoolOptions) -> Pool {
+        sys::fork::notice();
+        let lanes = WorkClass::ALL.map(|class| Arc::new(Lane::new(class, &options)));
+        Pool(Arc::new(Inner {
+            options,
+            lanes,
+            fork_generation: sys::fork::generation(),
+        }))
+    }
+
+    /// A pool like this one, for a forked child.
+    pub(crate) fn anew(&self) -> Pool {
+        Pool::new(self.0.options.clone())
+    }
+
+    /// Queues the work of a request.
+    ///
+    /// Errors: [`Code::ENOBUFS`] when as many wait as may; [`Code::EAGAIN`] when the system gives no thread and there is
+    /// none yet; [`Code::EFORKED`] in a forked child.
+    pub(crate) fn submit(
+        &self,
+        class: WorkClass,
+        job: Box<dyn Job>,
+        home: Arc<Mailbox>,
+        id: Id,
+    ) -> Result<Arc<Ticket>> {
+        if self.0.fork_generation != sys::fork::generation() {
+            return Err(Code::EFORKED.into());
+        }
+        let lane = &self.0.lanes[class as usize];
+        let ticket = Arc::new(Ticket {
+            job: Mutex::new(Some(job)),
+            lane: lane.clone(),
+            home,
+            id,
+        });
+        lane.push(ticket.clone(), self.0.options.stack_size)?;
+        Ok(ticket)
+    }
+}
+
+impl Default for Pool {
+    /// A pool with default options.
+    fn default() -> Pool {
+        Pool::new(PoolOptions::default())
+    }
+}
+
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.0.options.fmt(f)
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        if self.fork_generation != sys::fork::generation() {
+            // The threads are the parent's, and what they held locked stays locked here: nothing may be touched.
+            for lane in &self.lanes {
+                std::mem::forget(lane.clone());
+            }
+            return;
+        }
+        let threads: Vec<_> = self.lanes.iter().flat_map(|lane| lane.end()).collect();
+        let own = std::thread::current().id();
+        for thread in threads.into_iter().filter(|it| it.thread().id() != own) {
+            // They catch what unwinds, so there is no panic to hand on.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Work for a pool's thread. It comes home when it has run.
+pub(crate) trait Job: Any + Send {
+    fn run(&mut self);
+}
+
+/// A job's place in the queue.
+pub(crate) struct Ticket {
+    /// Gone when a thread has begun it, or its loop took it back; both under the lane's lock.
+    job: Mutex<Option<Box<dyn Job>>>,
+    lane: Arc<Lane>,
+    home: Arc<Mailbox>,
+    id: Id,
+}
+
+impl Ticket {
+    fn take(&self) -> Option<Box<dyn Job>> {
+        self.job
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .take()
+    }
+
+    /// Whether no thread has begun it.
+    pub fn waits(&self) -> bool {
+        self.job
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .is_some()
+    }
+
+    /// Takes the job back; `None` when a thread has begun it.
+    pub fn take_back(&self) -> Option<Box<dyn Job>> {
+        // Threads take jobs under the same lock, so the ticket is still in the queue.
+        let mut state = self.lane.state();
+        let job = self.take()?;
+        state.empty += 1;
+        if state.empty * 2 > state.queue.len() {
+            state.queue.retain(|ticket| ticket.waits());
+            state.empty = 0;
+        }
+        Some(job)
+    }
+
+    fn run(&self, mut job: Box<dyn Job>) {
+        let outcome = match catch_unwind(AssertUnwindSafe(|| job.run())) {
+            Ok(()) => Ok(job),
+            Err(payload) => {
+                // Its destructor might panic too.
+                std::mem::forget(payload);
+                Err((Code::EPANIC, job))
+            }
+        };
+        self.home.finished(Finished {
+            id: self.id,
+            outcome,
+        });
+    }
+}
+
+/// A job that comes home; with an error if it unwound.
+pub(crate) struct Finished {
+    pub id: Id,
+    pub outcome: std::result::Result<Box<dyn Job>, (Code, Box<dyn Job>)>,
+}
+
+/// The threads and the queue of one class.
+struct Lane {
+    class: WorkClass,
+    threads_max: usize,
+    capacity: usize,
+    idle: Duration,
+    state: Mutex<LaneState>,
+    /// Something was queued, or the lane has ended.
+    changed: Condvar,
+}
+
+struct LaneState {
+    queue: VecDeque<Arc<Ticket>>,
+    /// Tickets in the queue whose jobs were taken back. They go when they are half of it.
+    empty: usize,
+    threads: usize,
+    idle: usize,
+    ended: bool,
+    handles: Vec<JoinHandle<()>>,
+}
+
+impl Lane {
+    fn new(class: WorkClass, options: &PoolOptions) -> Lane {
+        Lane {
+            class,
+            threads_max: options.threads(class),
+            capacity: options.queue_capacity.get() as usize,
+            idle: options.idle,
+            state: Mutex::new(LaneState {
+                queue: VecDeque::new(),
+                empty: 0,
+                threads: 0,
+                idle: 0,
+                ended: false,
+                handles: Vec::new(),
+            }),
+            changed: Condvar::new(),
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, LaneState> {
+        self.state
+            .lock()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+    }
+
+    fn push(self: &Arc<Lane>, ticket: Arc<Ticket>, stack_size: Option<usize>) -> Result<()> {
+        let mut state = self.state();
+        if state.queue.len() - state.empty >= self.capacity {
+            return Err(Code::ENOBUFS.into());
+        }
+        state.queue.push_back(ticket.clone());
+        // Those who were notified and have not woken yet count as idle: each has a ticket of its own.
+        if state.queue.len() <= state.idle {
+            self.changed.notify_one();
+            return Ok(());
+        }
+        if state.threads >= self.threads_max {
+            return Ok(());
+        }
+        state.threads += 1;
+        drop(state);
+        let lane = self.clone();
+        let mut thread = Builder::new().name(self.class.thread_name().to_owned());
+        if let Some(size) = stack_size {
+            thread = thread.stack_size(size);
+        }
+        let started = thread.spawn(move || lane.work());
+        let mut state = self.state();
+        match started {
+            Ok(handle) => {
+                state.handles.retain(|handle| !handle.is_finished());
+                state.handles.push(handle);
+                Ok(())
+            }
+            Err(error) => {
+                state.threads -= 1;
+                if state.threads > 0 {
+                    return Ok(()); // those that there are will come to it
+                }
+                drop(state);
+                match ticket.take_back() {
+                    Some(_job) => Err(error.into()),
+                    None => Ok(()),
+                }
+            }
+        }
+    }
+
+    /// What a thread does.
+    fn work(&self) {
+        #[cfg(unix)]
+        sys::signals::block_all();
+        let mut state = self.state();
+        loop {
+            if let Some(ticket) = state.queue.pop_front() {
+                let Some(job) = ticket.take() else {
+                    state.empty -= 1;
+                    continue;
+                };
+                drop(state);
+                ticket.run(job);
+                // Before the lock: it may be the last hold on a loop's mailbox.
+                drop(ticket);
+                state = self.state();
+                continue;
+            }
+            if state.ended {
+                break;
+            }
+            state.idle += 1;
+            let outcome = self.changed.wait_timeout(state, self.idle);
+            let (again, timeout) = outcome.unwrap_or_else(|poisoned| poisoned.into_inner());
+            state = again;
+            state.idle -= 1;
+            if timeout.timed_out() && state.queue.is_empty() {
+                break;
+            }
+        }
+        state.threads -= 1;
+    }
+
+    /// Has the threads end when the queue is empty. Which they are.
+    fn end(&self) -> Vec<JoinHandle<()>> {
+        let mut state = self.state();
+        state.ended = true;
+        self.changed.notify_all();
+        std::mem::take(&mut state.handles)
+    }
+}
