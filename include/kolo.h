@@ -724,6 +724,12 @@ typedef enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /** A kolo_tcp. */
     KOLO_KIND_TCP = 7,
+    /** A Unix-domain stream socket. */
+    KOLO_KIND_LOCAL = 9,
+    /** A listening Unix-domain socket. */
+    KOLO_KIND_LOCAL_LISTENER = 10,
+    /** A pipe, or another descriptor that is no socket and carries bytes. */
+    KOLO_KIND_PIPE = 11,
     /** A kolo_request. */
     KOLO_KIND_REQUEST = 13,
 } kolo_kind;

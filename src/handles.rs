@@ -112,7 +112,7 @@ pub(crate) use handle_type;
 
 /// What a handle is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(i32)]
+#[repr(u8)] // a stream keeps its own
 #[non_exhaustive]
 pub enum Kind {
     /// A [`Timer`](crate::Timer).
@@ -129,6 +129,12 @@ pub enum Kind {
     Listener = 6,
     /// A [`TcpStream`](crate::TcpStream).
     Tcp = 7,
+    /// A Unix-domain stream socket.
+    Local = 9,
+    /// A listening Unix-domain socket.
+    LocalListener = 10,
+    /// A pipe, or another descriptor that is no socket and carries bytes.
+    Pipe = 11,
     /// A [`Request`](crate::Request).
     Request = 13,
 }
@@ -180,7 +186,7 @@ impl Entry {
             Body::Poll(_) => Kind::Poll,
             #[cfg(feature = "net")]
             Body::Listener(_) => Kind::Listener,
-            Body::Stream(_) => Kind::Tcp,
+            Body::Stream(stream) => stream.kind(),
             Body::Request(_) => Kind::Request,
         }
     }

@@ -45,6 +45,8 @@ mod error;
 mod event_loop;
 mod handles;
 mod hook;
+#[cfg(all(unix, feature = "local"))]
+mod local;
 mod metrics;
 #[cfg(feature = "net")]
 mod net;
@@ -64,6 +66,8 @@ pub use error::{Code, Error, Result};
 pub use event_loop::{Loop, RunMode, Task};
 pub use handles::{Id, Kind};
 pub use hook::{Hook, HookKind};
+#[cfg(all(unix, feature = "local"))]
+pub use local::{pipe::Pipe, stream::LocalStream};
 pub use metrics::Metrics;
 #[cfg(feature = "net")]
 pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};

@@ -36,11 +36,10 @@ pub(crate) mod polling;
 pub(crate) mod readiness;
 
 use std::io::{self, IoSlice};
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bitflags::bitflags;
-use socket2::Socket;
+use socket2::{SockAddr, Socket};
 
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -88,6 +87,9 @@ bitflags! {
         const WRITE_INTEREST = 1 << 9;
         /// The peer is known to have ended or broken the connection: read until that shows.
         const HANGUP = 1 << 10;
+        /// A read that came short need not have emptied it, so each is looked at: Unix-domain
+        /// sockets (passed descriptors end a read), terminals (a line ends one), packet pipes.
+        const STOPS_SHORT = 1 << 11;
     }
 }
 
@@ -95,8 +97,12 @@ impl State {
     /// Whether readable can only mean bytes for the shared buffer.
     #[inline]
     fn only_receives(self) -> bool {
-        let other =
-            State::OWN_MEMORY | State::ACCEPT | State::CONNECT | State::HANGUP | State::CARRIED;
+        let other = State::OWN_MEMORY
+            | State::ACCEPT
+            | State::CONNECT
+            | State::HANGUP
+            | State::CARRIED
+            | State::STOPS_SHORT;
         self & (State::RECEIVE | other) == State::RECEIVE
     }
 }
@@ -122,8 +128,15 @@ bitflags! {
 pub(crate) enum Object {
     /// Released or not yet there.
     None,
-    /// kolo's own.
+    /// kolo's own socket. A read that came short has emptied it.
     Socket(Socket),
+    /// kolo's own Unix-domain socket.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    Local(Socket),
+    /// kolo's own pipe, terminal or the like: read(2) and write(2).
+    #[cfg(unix)]
+    #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
+    File(crate::sys::File),
     /// The user's: watched, never closed.
     Foreign(Descriptor),
 }
@@ -136,9 +149,55 @@ pub(crate) struct Source {
     pub interest: Interest,
 }
 
+impl Object {
+    /// The socket, if it is one of kolo's.
+    pub fn into_socket(self) -> Option<Socket> {
+        match self {
+            Object::Socket(socket) | Object::Local(socket) => Some(socket),
+            _ => None,
+        }
+    }
+
+    /// In a forked child, whose descriptors are the parent's too: closing them changes nothing
+    /// there.
+    pub fn leave_to_parent(&mut self) {
+        #[cfg(unix)]
+        if let Object::File(file) = self {
+            file.keep_flags();
+        }
+    }
+
+    /// The descriptor, for whoever takes it out of kolo.
+    #[cfg(unix)]
+    #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
+    pub fn into_descriptor(self) -> Option<std::os::fd::OwnedFd> {
+        match self {
+            Object::Socket(socket) | Object::Local(socket) => Some(socket.into()),
+            Object::File(file) => file.into_owned(),
+            Object::None | Object::Foreign(_) => None,
+        }
+    }
+}
+
 impl Source {
     pub fn of_socket(socket: Socket) -> Source {
         Source::new(Object::Socket(socket))
+    }
+
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    pub fn of_local(socket: Socket) -> Source {
+        let mut source = Source::new(Object::Local(socket));
+        source.state = State::STOPS_SHORT;
+        source
+    }
+
+    /// `packets`: a read may come short though more is there.
+    #[cfg(unix)]
+    #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
+    pub fn of_file(file: crate::sys::File, packets: bool) -> Source {
+        let mut source = Source::new(Object::File(file));
+        source.state.set(State::STOPS_SHORT, packets);
+        source
     }
 
     pub fn new(object: Object) -> Source {
@@ -151,7 +210,7 @@ impl Source {
 
     pub fn socket(&self) -> Result<&Socket> {
         match &self.object {
-            Object::Socket(socket) => Ok(socket),
+            Object::Socket(socket) | Object::Local(socket) => Ok(socket),
             _ => Err(Code::ENOTCONN.into()),
         }
     }
@@ -159,7 +218,11 @@ impl Source {
     pub fn descriptor(&self) -> Option<Descriptor> {
         match &self.object {
             Object::None => None,
-            Object::Socket(socket) => Some(crate::sys::descriptor_of(socket)),
+            Object::Socket(socket) | Object::Local(socket) => {
+                Some(crate::sys::descriptor_of(socket))
+            }
+            #[cfg(unix)]
+            Object::File(file) => Some(file.descriptor()),
             Object::Foreign(descriptor) => Some(*descriptor),
         }
     }
@@ -231,7 +294,7 @@ pub(crate) trait Driver {
     fn recycle(&mut self, received: Received);
 
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize>;
-    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()>;
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()>;
     /// Accepts until stopped, at most `per_turn` connections a turn.
     fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()>;
     fn accept_stop(&mut self, id: Id, source: &mut Source);
@@ -242,8 +305,8 @@ pub(crate) trait Driver {
 
     /// Ends all work on the source; its descriptor is closed if it is kolo's own.
     fn close(&mut self, id: Id, source: &mut Source);
-    /// Ends all work on the source and hands its socket out.
-    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket>;
+    /// Ends all work on the source and hands out what is behind it.
+    fn release(&mut self, id: Id, source: &mut Source) -> Object;
 
     fn waker(&self) -> Arc<dyn Wake>;
     /// A descriptor that is readable when completions are at hand, for embedding.
@@ -347,7 +410,7 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.send(id, source, slices))
     }
 
-    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()> {
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {
         either!(self, driver => driver.connect(id, source, to))
     }
 
@@ -371,7 +434,7 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.close(id, source))
     }
 
-    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket> {
+    fn release(&mut self, id: Id, source: &mut Source) -> Object {
         either!(self, driver => driver.release(id, source))
     }
 

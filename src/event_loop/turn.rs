@@ -79,11 +79,12 @@ impl Loop {
                 Ok(Kind::Timer) => {
                     self.timer_fired(crate::Timer(due.payload), due.deadline);
                 }
-                Ok(Kind::Tcp) => self.stream_timer(due.payload),
                 #[cfg(feature = "net")]
                 Ok(Kind::Listener) => self.listener_retry(due.payload),
                 Ok(Kind::Request) => self.request_expired(due.payload),
-                _ => {}
+                // A stream, whatever carries it.
+                Ok(_) => self.stream_timer(due.payload),
+                Err(_) => {}
             }
         }
     }

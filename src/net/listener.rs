@@ -7,10 +7,10 @@ use std::time::Duration;
 use socket2::{Domain, Socket};
 
 use super::tcp::{ip_address, set_buffers, TcpStream};
-use crate::driver::{Driver, Source};
+use crate::driver::{Driver, Object, Source};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
-use crate::handles::{Body, Handles, Id};
+use crate::handles::{Body, Handles, Id, Kind};
 use crate::stream::StreamState;
 use crate::sys;
 use crate::timers::TimerKey;
@@ -336,7 +336,8 @@ fn open(
                 handles, driver, ..
             } = &mut *core;
             let listener = self::state(handles, id).ok();
-            let socket = listener.and_then(|listener| driver.release(id, &mut listener.source));
+            let object = listener.map(|listener| driver.release(id, &mut listener.source));
+            let socket = object.and_then(Object::into_socket);
             let entry = handles.remove(id);
             drop(core);
             drop(entry);
@@ -377,7 +378,8 @@ impl Loop {
             }
             listener.handler.take()
         };
-        let stream = self.insert(Body::Stream(StreamState::new(Source::of_socket(socket))));
+        let stream = StreamState::new(Source::of_socket(socket), Kind::Tcp);
+        let stream = self.insert(Body::Stream(stream));
         match stream {
             Ok(stream) => {
                 let unclaimed = Unclaimed(self, stream);

@@ -9,7 +9,7 @@ use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
 use crate::driver::{Driver, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::{self, Core, Loop};
-use crate::handles::{Body, Id};
+use crate::handles::{Body, Id, Kind};
 use crate::stream::{Stream, StreamHandler, StreamState};
 use crate::sys::{self, RawSocket};
 
@@ -146,7 +146,7 @@ impl TcpStream {
         handler: Box<dyn StreamHandler>,
     ) -> Result<TcpStream> {
         let socket = socket_for(&address, options)?;
-        let mut stream = StreamState::new(Source::of_socket(socket));
+        let mut stream = StreamState::new(Source::of_socket(socket), Kind::Tcp);
         stream.begin_connecting();
         let tcp = TcpStream::from_id(lp.insert(Body::Stream(stream))?);
         tcp.attach_boxed(lp, handler)?;
@@ -156,7 +156,8 @@ impl TcpStream {
             let Core {
                 handles, driver, ..
             } = &mut *core;
-            driver.connect(tcp.id(), &mut state(handles, tcp)?.source, &address)
+            let source = &mut state(handles, tcp)?.source;
+            driver.connect(tcp.id(), source, &address.into())
         };
         match (begun, options.timeout) {
             (Err(error), _) => {
@@ -204,7 +205,7 @@ impl TcpStream {
         if let Err(error) = checked {
             return Err((error, Some(socket)));
         }
-        let state = StreamState::new(Source::of_socket(socket));
+        let state = StreamState::new(Source::of_socket(socket), Kind::Tcp);
         let tcp = TcpStream::from_id(
             lp.insert(Body::Stream(state))
                 .map_err(|error| (error, None))?,
@@ -243,7 +244,7 @@ impl TcpStream {
         let stream = state(&mut core.handles, self)?;
         let socket = core.driver.release(self.id(), &mut stream.source);
         event_loop::close(core, self.id())?;
-        socket.ok_or(Code::ENOTCONN.into())
+        socket.into_socket().ok_or(Code::ENOTCONN.into())
     }
 
     /// Sends small segments at once (`true`, as connections are made) or lets Nagle's algorithm
@@ -333,7 +334,7 @@ impl TcpStream {
 
 fn state(handles: &mut crate::handles::Handles, tcp: TcpStream) -> Result<&mut StreamState> {
     match &mut handles.get_mut(tcp.id())?.body {
-        Body::Stream(stream) => Ok(stream),
+        Body::Stream(stream) if stream.kind() == Kind::Tcp => Ok(stream),
         _ => Err(Code::EBADF.into()),
     }
 }

@@ -7,6 +7,8 @@
 
 mod events;
 mod handler;
+#[cfg(all(unix, any(feature = "local", feature = "tty")))]
+mod open;
 mod sending;
 mod state;
 mod writes;
@@ -19,6 +21,8 @@ use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id};
 
 pub use handler::{Flow, StreamHandler, Timeout};
+#[cfg(all(unix, any(feature = "local", feature = "tty")))]
+pub(crate) use open::{open_descriptor, withdraw, Unopened};
 pub(crate) use sending::flush;
 use state::Status;
 pub(crate) use state::StreamState;
@@ -87,7 +91,8 @@ impl Stream {
             stream.status.set(Status::HAS_MEMORY, has_memory);
             stream.source.state.set(State::OWN_MEMORY, has_memory);
             former = stream.handler.replace(handler);
-            if first && reads {
+            // One that only writes has nothing to read, and that is no mistake of the handler's.
+            if first && reads && !stream.status.contains(Status::ENDED) {
                 start_reading(&mut core, self.0)?;
             }
         }
@@ -255,7 +260,7 @@ impl Stream {
     }
 
     /// Closes the stream and has the peer know that it was cut off: with TCP, by a reset (RST).
-    /// Otherwise as [`Loop::close`].
+    /// With what has no such thing, as [`Loop::close`], without sending what is gathered.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn reset(self, lp: &Loop) -> Result<()> {

@@ -4,8 +4,7 @@ use std::io::IoSlice;
 use std::net::Shutdown;
 
 use super::{events, refresh_active, state, Flow, OwnedWrite, Status, StreamState};
-use crate::driver::Driver;
-use crate::driver::{State, SLICES_MAX};
+use crate::driver::{AnyDriver, Driver, Object, State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred};
 use crate::handles::{Handles, Id};
@@ -244,14 +243,10 @@ pub(super) fn settle(core: &mut Core, id: Id) {
         // A stream that is finishing is closed right after, which ends it as well. Not if its socket
         // is released before: who asked for the half-close itself has it then.
         let half_close = Status::FINISHING | Status::HALF_CLOSE;
-        let outcome = match stream.source.socket() {
-            Ok(_) if stream.status & half_close == Status::FINISHING => Ok(()),
-            Ok(socket) => socket.shutdown(Shutdown::Write).map_err(|error| {
-                // A reset that nobody has been told of yet says more than that there is no connection.
-                let cause = socket.take_error().ok().flatten();
-                Error::from(cause.unwrap_or(error))
-            }),
-            Err(error) => Err(error),
+        let outcome = if stream.status & half_close == Status::FINISHING {
+            Ok(())
+        } else {
+            shut(&mut core.driver, id, stream)
         };
         if let Some(done) = stream
             .writes
@@ -279,6 +274,29 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     }
     refresh_active(core, id);
     events::arm_timeouts(core, id);
+}
+
+/// Ends our side.
+fn shut(driver: &mut AnyDriver, id: Id, stream: &mut StreamState) -> Result<()> {
+    match &stream.source.object {
+        Object::Socket(socket) | Object::Local(socket) => {
+            socket.shutdown(Shutdown::Write).map_err(|error| {
+                // A reset that nobody has been told of yet says more than that there is no connection.
+                let cause = socket.take_error().ok().flatten();
+                Error::from(cause.unwrap_or(error))
+            })
+        }
+        #[cfg(unix)]
+        Object::File(_) => {
+            // Closing the writing end is how a pipe's reader learns of the end. What reads and
+            // writes by one descriptor, such as a terminal, has no end to tell of.
+            if stream.status.contains(Status::ONE_WAY) {
+                driver.close(id, &mut stream.source);
+            }
+            Ok(())
+        }
+        Object::None | Object::Foreign(_) => Err(Code::ENOTCONN.into()),
+    }
 }
 
 /// The stream has something to tell, in the next deferred phase.

@@ -5,6 +5,7 @@ use bitflags::bitflags;
 use super::handler::{Flow, StreamHandler};
 use super::writes::{Watermarks, Writes, WATERMARKS};
 use crate::driver::Source;
+use crate::handles::Kind;
 
 bitflags! {
     #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,12 +38,15 @@ bitflags! {
         const ATTACHED = 1 << 12;
         /// `shutdown` itself was asked for, not only the end that `finish` brings.
         const HALF_CLOSE = 1 << 13;
+        /// Carries bytes in one direction only: the other one has ended from the start.
+        const ONE_WAY = 1 << 14;
     }
 }
 
 pub(crate) struct StreamState {
     pub source: Source,
     pub(super) status: Status,
+    kind: Kind,
     /// Out while it runs.
     pub(super) handler: Option<Box<dyn StreamHandler>>,
     pub(super) writes: Option<Box<Writes>>,
@@ -54,16 +58,37 @@ pub(crate) struct StreamState {
 }
 
 impl StreamState {
-    pub fn new(source: Source) -> StreamState {
+    /// `kind`: what carries it.
+    pub fn new(source: Source, kind: Kind) -> StreamState {
         StreamState {
             source,
             status: Status::empty(),
+            kind,
             handler: None,
             writes: None,
             read_idle: 0,
             write_stall: 0,
             last_read: 0,
         }
+    }
+
+    /// A stream that only reads or only writes: what it cannot do has ended already.
+    #[cfg_attr(
+        not(all(unix, any(feature = "local", feature = "tty"))),
+        allow(dead_code)
+    )]
+    pub fn limit_to(&mut self, reads: bool, writes: bool) {
+        if !reads {
+            self.status.insert(Status::ENDED | Status::ONE_WAY);
+        }
+        if !writes {
+            let over = Status::SHUTTING | Status::SHUT;
+            self.status.insert(over | Status::ONE_WAY);
+        }
+    }
+
+    pub fn kind(&self) -> Kind {
+        self.kind
     }
 
     pub fn is_attached(&self) -> bool {
@@ -138,6 +163,7 @@ impl StreamState {
         );
         for (flag, word) in [
             (Status::CONNECTING, " connecting"),
+            (Status::ONE_WAY, " one-way"),
             (Status::READING, " reading"),
             (Status::ENDED, " ended"),
             (Status::SHUTTING, " shutting-down"),

@@ -5,11 +5,23 @@
     allow(dead_code, reason = "the rooms that use it are left out")
 )]
 
+#[cfg(unix)]
+#[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
+mod file;
 pub(crate) mod fork;
+#[cfg(unix)]
+#[cfg_attr(not(feature = "local"), allow(dead_code))]
+mod local;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
 mod windows;
+#[cfg(unix)]
+#[cfg_attr(not(any(feature = "local", feature = "tty")), allow(unused_imports))]
+pub(crate) use file::*;
+#[cfg(unix)]
+#[cfg_attr(not(feature = "local"), allow(unused_imports))]
+pub(crate) use local::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(windows)]
@@ -17,7 +29,7 @@ pub(crate) use windows::*;
 #[cfg(unix)]
 pub(crate) mod signals;
 
-use std::io;
+use std::io::{self, Read};
 
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -35,6 +47,17 @@ pub(crate) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
         let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
         socket.set_nonblocking(true)?;
         Ok(socket)
+    }
+}
+
+/// What has come, without waiting.
+#[inline]
+pub(crate) fn receive(socket: &Socket, memory: &mut [u8]) -> io::Result<usize> {
+    loop {
+        match (&mut &*socket).read(memory) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
     }
 }
 

@@ -16,10 +16,9 @@ mod work;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
-use std::net::SocketAddr;
 use std::sync::Arc;
 
-use socket2::Socket;
+use socket2::SockAddr;
 
 use super::{
     would_block, Buffer, Completion, Driver, Interest, Object, ReceiveInto, Received, Source,
@@ -109,6 +108,8 @@ pub(crate) struct Readiness<S> {
     memory: Option<Box<Buffer>>,
     /// How many connections each listener may accept a turn: listeners are few.
     accept_limits: Vec<(Id, u32)>,
+    /// The process that opened the sources.
+    fork_generation: u32,
 }
 
 impl<S: Selector> Readiness<S> {
@@ -123,6 +124,7 @@ impl<S: Selector> Readiness<S> {
             carried_now: 0,
             memory: None,
             accept_limits: Vec::new(),
+            fork_generation: sys::fork::generation(),
         }
     }
 
@@ -324,7 +326,13 @@ impl<S: Selector> Driver for Readiness<S> {
     #[inline]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let sent = match sys::send(source.socket()?, slices) {
+        let outcome = match &source.object {
+            Object::Socket(socket) | Object::Local(socket) => sys::send(socket, slices),
+            #[cfg(unix)]
+            Object::File(file) => file.write(slices),
+            Object::None | Object::Foreign(_) => return Err(Code::ENOTCONN.into()),
+        };
+        let sent = match outcome {
             Ok(sent) => sent,
             Err(error) if would_block(&error) => 0,
             Err(error) => return Err(error.into()),
@@ -336,8 +344,8 @@ impl<S: Selector> Driver for Readiness<S> {
         Ok(sent)
     }
 
-    fn connect(&mut self, id: Id, source: &mut Source, to: &SocketAddr) -> Result<()> {
-        if let Err(error) = source.socket()?.connect(&(*to).into()).map_err(Error::from) {
+    fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {
+        if let Err(error) = source.socket()?.connect(to).map_err(Error::from) {
             if !matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN) {
                 return Err(error);
             }
@@ -390,15 +398,15 @@ impl<S: Selector> Driver for Readiness<S> {
     fn close(&mut self, id: Id, source: &mut Source) {
         let foreign = matches!(source.object, Object::Foreign(_));
         self.leave(id, source, foreign);
+        if self.fork_generation != sys::fork::generation() {
+            source.object.leave_to_parent();
+        }
         source.object = Object::None;
     }
 
-    fn release(&mut self, id: Id, source: &mut Source) -> Option<Socket> {
+    fn release(&mut self, id: Id, source: &mut Source) -> Object {
         self.leave(id, source, true);
-        match std::mem::replace(&mut source.object, Object::None) {
-            Object::Socket(socket) => Some(socket),
-            _ => None,
-        }
+        std::mem::replace(&mut source.object, Object::None)
     }
 
     fn waker(&self) -> Arc<dyn Wake> {
@@ -411,7 +419,9 @@ impl<S: Selector> Driver for Readiness<S> {
 
     fn forked(&mut self) -> Result<()> {
         (self.collected, self.handed_out, self.current) = (0, 0, None);
-        self.selector.forked()
+        self.selector.forked()?;
+        self.fork_generation = sys::fork::generation();
+        Ok(())
     }
 
     fn restore(&mut self, id: Id, source: &mut Source) -> Result<()> {
@@ -419,9 +429,11 @@ impl<S: Selector> Driver for Readiness<S> {
         source
             .state
             .remove(State::REGISTERED | State::READ_INTEREST | State::WRITE_INTEREST);
+        source.object.leave_to_parent();
         match source.object {
             Object::Foreign(_) if registered => self.poll_start(id, source, source.interest),
-            Object::Socket(_) if registered => self.sync(id, source),
+            Object::None => Ok(()),
+            _ if registered => self.sync(id, source),
             _ => Ok(()),
         }
     }

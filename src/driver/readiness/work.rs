@@ -1,6 +1,6 @@
 //! What ready means: the calls that readiness allows, and what their outcome says of it.
 
-use std::io::{self, Read};
+use std::io;
 
 use super::{Current, Readiness, Selector};
 use crate::driver::{
@@ -163,15 +163,28 @@ fn new_buffer() -> Box<Buffer> {
 
 /// One receive call.
 #[inline]
-pub(super) fn read(source: &Source, memory: &mut [u8]) -> io::Result<usize> {
-    let Object::Socket(socket) = &source.object else {
-        return Err(io::ErrorKind::NotConnected.into());
-    };
-    loop {
-        match (&mut &*socket).read(memory) {
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            outcome => return outcome,
+pub(super) fn read(source: &mut Source, memory: &mut [u8]) -> io::Result<usize> {
+    match &source.object {
+        Object::Socket(socket) => sys::receive(socket, memory),
+        Object::Local(socket) => {
+            let (length, cut) = sys::receive_message(socket, memory)?;
+            // More may stand behind what ended this read.
+            source
+                .state
+                .set(State::HANGUP, cut || source.state.contains(State::HANGUP));
+            Ok(length)
         }
+        #[cfg(unix)]
+        Object::File(file) => {
+            // Until it says that it is empty.
+            let stops_short = source.state.contains(State::STOPS_SHORT);
+            source.state.set(
+                State::HANGUP,
+                stops_short || source.state.contains(State::HANGUP),
+            );
+            file.read(memory)
+        }
+        Object::None | Object::Foreign(_) => Err(io::ErrorKind::NotConnected.into()),
     }
 }
 
