@@ -5,9 +5,11 @@
 //! ends when it was idle for a while: a class that is not used costs nothing.
 
 use std::any::Any;
+use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -173,12 +175,18 @@ impl Drop for Inner {
             return;
         }
         let threads: Vec<_> = self.lanes.iter().flat_map(|lane| lane.end()).collect();
-        let own = std::thread::current().id();
-        for thread in threads.into_iter().filter(|it| it.thread().id() != own) {
+        let own = WORKER.try_with(Cell::get).unwrap_or(0);
+        for (_, thread) in threads.into_iter().filter(|(number, _)| *number != own) {
             // They catch what unwinds, so there is no panic to hand on.
             let _ = thread.join();
         }
     }
+}
+
+thread_local! {
+    /// The number of this thread among all pools' threads, from 1 on; 0 for another thread. (What `std::thread::current`
+    /// tells costs memory on threads that are not Rust's.)
+    static WORKER: Cell<u64> = const { Cell::new(0) };
 }
 
 /// Work for a pool's thread. It comes home when it has run.
@@ -264,7 +272,8 @@ struct LaneState {
     threads: usize,
     idle: usize,
     ended: bool,
-    handles: Vec<JoinHandle<()>>,
+    /// Those that were started, by their numbers.
+    handles: Vec<(u64, JoinHandle<()>)>,
 }
 
 impl Lane {
@@ -313,12 +322,17 @@ impl Lane {
         if let Some(size) = stack_size {
             thread = thread.stack_size(size);
         }
-        let started = thread.spawn(move || lane.work());
+        static LAST: AtomicU64 = AtomicU64::new(0);
+        let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
+        let started = thread.spawn(move || {
+            WORKER.set(number);
+            lane.work();
+        });
         let mut state = self.state();
         match started {
             Ok(handle) => {
-                state.handles.retain(|handle| !handle.is_finished());
-                state.handles.push(handle);
+                state.handles.retain(|(_, handle)| !handle.is_finished());
+                state.handles.push((number, handle));
                 Ok(())
             }
             Err(error) => {
@@ -369,7 +383,7 @@ impl Lane {
     }
 
     /// Has the threads end when the queue is empty. Which they are.
-    fn end(&self) -> Vec<JoinHandle<()>> {
+    fn end(&self) -> Vec<(u64, JoinHandle<()>)> {
         let mut state = self.state();
         state.ended = true;
         self.changed.notify_all();

@@ -22,6 +22,10 @@ static void no_close(kolo_loop *loop, kolo_handle handle, void *user) { (void)lo
 static void no_done(kolo_loop *loop, kolo_stream stream, int status, void *user) {
     (void)loop, (void)stream, (void)status, (void)user;
 }
+static void no_work(void *user) { (void)user; }
+static void no_work_done(kolo_loop *loop, kolo_request request, int status, void *user) {
+    (void)loop, (void)request, (void)status, (void)user;
+}
 static int no_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
     (void)loop, (void)handle, (void)kind, (void)user;
     return 0;
@@ -91,6 +95,9 @@ static int call_poll_open(kolo_loop *loop) {
     kolo_poll out;
     return kolo_poll_open(loop, spare_pair[0], no_poll, NULL, &out);
 }
+static int call_work_submit(kolo_loop *loop) {
+    return kolo_work_submit(loop, KOLO_WORK_COMPUTE, no_work, no_work_done, NULL, NULL);
+}
 static int call_listen(kolo_loop *loop) {
     kolo_listener out;
     kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
@@ -137,6 +144,7 @@ static const loop_call loop_calls[] = {
     {"kolo_waker_open", call_waker_open},
     {"kolo_signal_open", call_signal_open},
     {"kolo_poll_open", call_poll_open},
+    {"kolo_work_submit", call_work_submit},
     {"kolo_tcp_listen", call_listen},
     {"kolo_listener_adopt", call_listener_adopt},
     {"kolo_tcp_connect", call_connect},
@@ -207,6 +215,10 @@ static int call_queued(kolo_loop *loop, kolo_handle handle) {
 static int call_shutdown(kolo_loop *loop, kolo_handle handle) {
     return kolo_stream_shutdown(loop, handle, no_done, NULL);
 }
+static int call_request_cancel(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_request_cancel(loop, handle);
+    return result == KOLO_EBUSY ? KOLO_OK : result; /* the request was right, a thread has begun it */
+}
 static int call_listener_address(kolo_loop *loop, kolo_handle handle) {
     kolo_address address;
     return kolo_listener_address(loop, handle, &address);
@@ -263,6 +275,7 @@ static const handle_call handle_calls[] = {
     {"kolo_signal_stop", KOLO_KIND_SIGNAL, kolo_signal_stop},
     {"kolo_poll_start", KOLO_KIND_POLL, call_poll_start},
     {"kolo_poll_stop", KOLO_KIND_POLL, kolo_poll_stop},
+    {"kolo_request_cancel", KOLO_KIND_REQUEST, call_request_cancel},
     {"kolo_listener_address", KOLO_KIND_LISTENER, call_listener_address},
     {"kolo_listener_pause", KOLO_KIND_LISTENER, kolo_listener_pause},
     {"kolo_listener_resume", KOLO_KIND_LISTENER, kolo_listener_resume},
@@ -322,9 +335,9 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 7 };
+enum { KINDS = 8 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
-                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP};
+                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_REQUEST};
 
 static int tcp_other_end = -1;
 
@@ -340,6 +353,9 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     case KOLO_KIND_WAKER: CHECK_OK(kolo_waker_open(loop, no_waker, NULL, &handle)); break;
     case KOLO_KIND_SIGNAL: CHECK_OK(kolo_signal_open(loop, no_signal, NULL, &handle)); break;
     case KOLO_KIND_POLL: CHECK_OK(kolo_poll_open(loop, spare_pair[0], no_poll, NULL, &handle)); break;
+    case KOLO_KIND_REQUEST:
+        CHECK_OK(kolo_work_submit(loop, KOLO_WORK_COMPUTE, no_work, no_work_done, NULL, &handle));
+        break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
     default:
         raw_pair(sockets);
