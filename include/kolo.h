@@ -1210,6 +1210,17 @@ typedef struct kolo_address {
 int kolo_address_parse(const char *host, uint16_t port, kolo_address *out);
 
 /**
+ * Reads a numeric address with its port: "127.0.0.1:80", "[::1]:80", "[fe80::1%eth0]:80". Where
+ * the port is missing ("127.0.0.1", "::1", "[::1]") it is `default_port`. Names are not looked up,
+ * neither of hosts nor of services.
+ *
+ * Errors: KOLO_EINVAL for anything else, and if `endpoint` or `out` is NULL.
+ */
+int kolo_address_parse_endpoint(const char *endpoint,
+                                uint16_t default_port,
+                                kolo_address *out);
+
+/**
  * Writes an address with its port: "127.0.0.1:80", "[::1]:80", "[fe80::1%2]:80".
  * KOLO_ADDRESS_TEXT_MAX bytes are enough for any.
  *
@@ -1219,6 +1230,83 @@ int kolo_address_parse(const char *host, uint16_t port, kolo_address *out);
  * text and NUL do not fit into `capacity` bytes: then nothing is written.
  */
 int kolo_address_format(const kolo_address *address, char *text, size_t capacity);
+
+/**
+ * Writes an address without its port: "127.0.0.1", "::1", "fe80::1%2". KOLO_ADDRESS_TEXT_MAX bytes
+ * are enough for any.
+ *
+ * Returns the length of the text without its NUL.
+ *
+ * Errors: as kolo_address_format.
+ */
+int kolo_address_format_ip(const kolo_address *address, char *text, size_t capacity);
+
+/**
+ * Whether two addresses are the same: family, address, port and scope. The flow information does
+ * not count, nor is an IPv4-mapped address the same as the IPv4 address it stands for (see
+ * kolo_address_unmap).
+ *
+ * Returns 1 if they are, 0 if not.
+ *
+ * Errors: KOLO_EINVAL if a pointer is NULL or a family is none.
+ */
+int kolo_address_equal(const kolo_address *one, const kolo_address *other);
+
+/**
+ * Puts two addresses in an order, for sorting and for maps: IPv4 before IPv6, then by the bytes of
+ * the address, the scope, the port. `out` gets -1 if the first comes first, 1 if the second does, 0
+ * if they are equal as kolo_address_equal has it.
+ *
+ * Errors: KOLO_EINVAL if a pointer is NULL or a family is none.
+ */
+int kolo_address_compare(const kolo_address *one,
+                         const kolo_address *other,
+                         int *out);
+
+/**
+ * Whether this machine itself is meant: 127.0.0.0/8 or ::1, or the former mapped (::ffff:127.0.0.1).
+ *
+ * Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+ */
+int kolo_address_is_loopback(const kolo_address *address);
+
+/**
+ * Whether it is 0.0.0.0 or :: (to listen on: every address of the machine), or the former mapped.
+ *
+ * Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+ */
+int kolo_address_is_unspecified(const kolo_address *address);
+
+/**
+ * Whether it is a group's address: 224.0.0.0/4 or ff00::/8, or the former mapped.
+ *
+ * Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+ */
+int kolo_address_is_multicast(const kolo_address *address);
+
+/**
+ * Whether it only means something on one link: 169.254.0.0/16 or fe80::/10, or the former mapped.
+ * Of such an IPv6 address the scope says on which.
+ *
+ * Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+ */
+int kolo_address_is_link_local(const kolo_address *address);
+
+/**
+ * Whether it is an IPv4-mapped IPv6 address (::ffff:192.0.2.1, RFC 4291 2.5.5.2): what a listener
+ * for both families sees of an IPv4 client.
+ *
+ * Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+ */
+int kolo_address_is_v4_mapped(const kolo_address *address);
+
+/**
+ * Turns an IPv4-mapped address into the IPv4 address it stands for, with the same port; any other
+ * into itself. `out` may be `address`.
+ *
+ * Errors: KOLO_EINVAL if a pointer is NULL or the family is none.
+ */
+int kolo_address_unmap(const kolo_address *address, kolo_address *out);
 
 /**
  * Takes an address from the system's struct sockaddr_in or sockaddr_in6 of `length` bytes, which

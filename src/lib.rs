@@ -39,6 +39,8 @@
 #![warn(clippy::undocumented_unsafe_blocks)]
 
 #[cfg(feature = "capi")]
+mod address;
+#[cfg(feature = "capi")]
 pub mod capi;
 mod driver;
 mod error;

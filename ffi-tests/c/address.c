@@ -220,3 +220,124 @@ TEST_WITHOUT_LOOP(null_pointers_are_refused) {
     CHECK_ERROR(kolo_address_to_sockaddr(NULL, &place, sizeof place), KOLO_EINVAL);
     CHECK_ERROR(kolo_address_to_sockaddr(&address, NULL, sizeof place), KOLO_EINVAL);
 }
+
+TEST_WITHOUT_LOOP(parses_an_endpoint) {
+    static const struct {
+        const char *text;
+        const char *expected;
+    } cases[] = {{"192.0.2.7:80", "192.0.2.7:80"}, {"192.0.2.7", "192.0.2.7:9"},     {"[::1]:65535", "[::1]:65535"},
+                 {"[::1]", "[::1]:9"},             {"::1", "[::1]:9"},               {"1:2:3:4:5:6:7:8", "[1:2:3:4:5:6:7:8]:9"},
+                 {"fe80::1%7", "[fe80::1%7]:9"},   {"[fe80::1%7]:0", "[fe80::1%7]:0"}};
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kolo_address address;
+        char text[KOLO_ADDRESS_TEXT_MAX];
+        CHECK_OK(kolo_address_parse_endpoint(cases[i].text, 9, &address));
+        CHECK(kolo_address_format(&address, text, sizeof text) > 0);
+        CHECK_STRING(text, cases[i].expected);
+    }
+}
+
+TEST_WITHOUT_LOOP(refuses_what_is_no_endpoint) {
+    static const char *const texts[] = {"",          ":",         ":80",           "[]:80",         "[::1",
+                                        "[::1]80",   "[::1]:",    "[127.0.0.1]:1", "127.0.0.1:",    "127.0.0.1:+8",
+                                        "127.0.0.1:65536", "localhost:80", "127.0.0.1:http", "1.2.3.4:8:8", "\xff:80"};
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        kolo_address address;
+        CHECK_ERROR(kolo_address_parse_endpoint(texts[i], 9, &address), KOLO_EINVAL);
+    }
+    kolo_address address;
+    CHECK_ERROR(kolo_address_parse_endpoint(NULL, 9, &address), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_parse_endpoint("::1", 9, NULL), KOLO_EINVAL);
+}
+
+static kolo_address endpoint(const char *text) {
+    kolo_address address;
+    CHECK_OK(kolo_address_parse_endpoint(text, 0, &address));
+    return address;
+}
+
+TEST_WITHOUT_LOOP(formats_without_the_port) {
+    static const char *const texts[] = {"127.0.0.1", "::1", "fe80::1%7", "2001:db8::1"};
+    char text[KOLO_ADDRESS_TEXT_MAX];
+    kolo_address address;
+    for (size_t i = 0; i < sizeof texts / sizeof texts[0]; i++) {
+        CHECK_OK(kolo_address_parse(texts[i], 8080, &address));
+        CHECK_INT(kolo_address_format_ip(&address, text, sizeof text), strlen(texts[i]));
+        CHECK_STRING(text, texts[i]);
+        CHECK_ERROR(kolo_address_format_ip(&address, text, strlen(texts[i])), KOLO_ENOBUFS);
+    }
+    CHECK_ERROR(kolo_address_format_ip(NULL, text, sizeof text), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_format_ip(&address, NULL, sizeof text), KOLO_EINVAL);
+    address.family = KOLO_FAMILY_NONE;
+    CHECK_ERROR(kolo_address_format_ip(&address, text, sizeof text), KOLO_EINVAL);
+}
+
+TEST_WITHOUT_LOOP(compares_addresses) {
+    static const char *const ordered[] = {"9.0.0.1:9", "10.0.0.1:1", "10.0.0.1:2", "[::1]:1", "[::1%3]:0", "[::2]:0"};
+    enum { COUNT = sizeof ordered / sizeof ordered[0] };
+    for (int i = 0; i < COUNT; i++) {
+        for (int k = 0; k < COUNT; k++) {
+            kolo_address one = endpoint(ordered[i]), other = endpoint(ordered[k]);
+            int order = 7;
+            CHECK_INT(kolo_address_equal(&one, &other), i == k);
+            CHECK_OK(kolo_address_compare(&one, &other, &order));
+            CHECK_INT(order, (i > k) - (i < k));
+        }
+    }
+    kolo_address one = endpoint("[::1]:1"), other = one;
+    int order = 7;
+    other.flow = 99; /* does not count */
+    CHECK_INT(kolo_address_equal(&one, &other), 1);
+    other.family = 5;
+    CHECK_ERROR(kolo_address_equal(&one, &other), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_compare(&other, &one, &order), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_equal(&one, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_equal(NULL, &one), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_compare(&one, NULL, &order), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_compare(NULL, &one, &order), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_compare(&one, &one, NULL), KOLO_EINVAL);
+    CHECK_INT(order, 7);
+}
+
+TEST_WITHOUT_LOOP(says_what_an_address_is) {
+    static const struct {
+        const char *text;
+        int loopback, unspecified, multicast, link_local, mapped;
+    } cases[] = {
+        {"127.0.0.1", 1, 0, 0, 0, 0},   {"127.255.0.9", 1, 0, 0, 0, 0},          {"::1", 1, 0, 0, 0, 0},
+        {"0.0.0.0", 0, 1, 0, 0, 0},     {"::", 0, 1, 0, 0, 0},                   {"224.0.0.1", 0, 0, 1, 0, 0},
+        {"ff02::1", 0, 0, 1, 0, 0},     {"169.254.7.7", 0, 0, 0, 1, 0},          {"fe80::1%3", 0, 0, 0, 1, 0},
+        {"192.0.2.1", 0, 0, 0, 0, 0},   {"2001:db8::1", 0, 0, 0, 0, 0},          {"::ffff:192.0.2.1", 0, 0, 0, 0, 1},
+        {"::ffff:127.0.0.1", 1, 0, 0, 0, 1}, {"::ffff:0.0.0.0", 0, 1, 0, 0, 1}, {"::ffff:239.1.1.1", 0, 0, 1, 0, 1},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        kolo_address address = endpoint(cases[i].text);
+        CHECK_INT(kolo_address_is_loopback(&address), cases[i].loopback);
+        CHECK_INT(kolo_address_is_unspecified(&address), cases[i].unspecified);
+        CHECK_INT(kolo_address_is_multicast(&address), cases[i].multicast);
+        CHECK_INT(kolo_address_is_link_local(&address), cases[i].link_local);
+        CHECK_INT(kolo_address_is_v4_mapped(&address), cases[i].mapped);
+    }
+    kolo_address none = endpoint("::1");
+    none.family = KOLO_FAMILY_NONE;
+    int (*const questions[])(const kolo_address *) = {kolo_address_is_loopback, kolo_address_is_unspecified,
+                                                      kolo_address_is_multicast, kolo_address_is_link_local,
+                                                      kolo_address_is_v4_mapped};
+    for (size_t i = 0; i < sizeof questions / sizeof questions[0]; i++) {
+        CHECK_ERROR(questions[i](&none), KOLO_EINVAL);
+        CHECK_ERROR(questions[i](NULL), KOLO_EINVAL);
+    }
+}
+
+TEST_WITHOUT_LOOP(unmaps_an_address_in_place) {
+    kolo_address address = endpoint("[::ffff:192.0.2.1]:80"), expected = endpoint("192.0.2.1:80");
+    CHECK_OK(kolo_address_unmap(&address, &address));
+    CHECK(memcmp(&address, &expected, sizeof address) == 0);
+    kolo_address other = endpoint("[fe80::1%7]:80"), out;
+    CHECK_OK(kolo_address_unmap(&other, &out));
+    CHECK_INT(kolo_address_equal(&other, &out), 1);
+    CHECK_ERROR(kolo_address_unmap(NULL, &out), KOLO_EINVAL);
+    CHECK_ERROR(kolo_address_unmap(&other, NULL), KOLO_EINVAL);
+    other.family = KOLO_FAMILY_NONE;
+    CHECK_ERROR(kolo_address_unmap(&other, &out), KOLO_EINVAL);
+}

@@ -3,6 +3,7 @@
 //! An internet address with a port. The functions here take no loop, and may be called from any
 //! thread.
 
+use std::cmp::Ordering;
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
@@ -10,6 +11,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV
 use socket2::{SockAddr, SockAddrStorage};
 
 use super::boundary::{guard, read, slice, write_text, Out};
+use crate::address;
 use crate::error::{Code, Error, Result};
 
 /// The family of an address.
@@ -104,33 +106,18 @@ pub(super) unsafe fn socket_address(at: *const kolo_address) -> Result<SocketAdd
     unsafe { read(at)? }.try_into()
 }
 
-/// "::1", "127.0.0.1", "fe80::1%eth0", "fe80::1%2".
-fn parse(host: &str, port: u16) -> Option<SocketAddr> {
-    let Some((ip, scope)) = host.split_once('%') else {
-        return Some(SocketAddr::new(host.parse::<IpAddr>().ok()?, port));
-    };
-    let ip: Ipv6Addr = ip.parse().ok()?;
-    let number = match scope.parse::<u32>() {
-        // "+2" would do for Rust.
-        Ok(number) if scope.bytes().all(|byte| byte.is_ascii_digit()) => Some(number),
-        _ => interface(scope),
-    };
-    Some(SocketAddrV6::new(ip, port, 0, number?).into())
-}
-
-#[cfg(unix)]
-fn interface(name: &str) -> Option<u32> {
-    let name = std::ffi::CString::new(name).ok()?;
-    // SAFETY: a C string.
-    match unsafe { libc::if_nametoindex(name.as_ptr()) } {
-        0 => None,
-        number => Some(number),
+/// The text behind a pointer of C's.
+///
+/// # Safety
+///
+/// `at` is NULL or a C string that lives as long as the result is used.
+unsafe fn text<'a>(at: *const c_char) -> Result<&'a str> {
+    if at.is_null() {
+        return Err(Code::EINVAL.into());
     }
-}
-
-#[cfg(not(unix))]
-fn interface(_name: &str) -> Option<u32> {
-    None
+    // SAFETY: promised by the caller.
+    let text = unsafe { CStr::from_ptr(at) };
+    text.to_str().map_err(|_| Code::EINVAL.into())
 }
 
 /// Reads a numeric address: "127.0.0.1", "::1", "fe80::1%eth0" or "fe80::1%2". Names of hosts are
@@ -146,12 +133,28 @@ pub unsafe extern "C" fn kolo_address_parse(
     guard(|| {
         // SAFETY: the caller's pointers, as the header asks for them.
         let out = unsafe { Out::new(out)? };
-        if host.is_null() {
-            return Err(Code::EINVAL.into());
-        }
         // SAFETY: the caller's C string.
-        let host = unsafe { CStr::from_ptr(host) }.to_str();
-        let address = host.ok().and_then(|host| parse(host, port));
+        let host = unsafe { text(host)? };
+        out.set(address::parse(host, port).ok_or(Code::EINVAL)?.into());
+        Ok(())
+    })
+}
+
+/// Reads a numeric address with its port: "127.0.0.1:80", "[::1]:80", "[fe80::1%eth0]:80". Where
+/// the port is missing ("127.0.0.1", "::1", "[::1]") it is `default_port`. Names are not looked up,
+/// neither of hosts nor of services.
+///
+/// Errors: KOLO_EINVAL for anything else, and if `endpoint` or `out` is NULL.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_parse_endpoint(
+    endpoint: *const c_char,
+    default_port: u16,
+    out: *mut kolo_address,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (out, endpoint) = unsafe { (Out::new(out)?, text(endpoint)?) };
+        let address = address::parse_endpoint(endpoint, default_port);
         out.set(address.ok_or(Code::EINVAL)?.into());
         Ok(())
     })
@@ -175,6 +178,146 @@ pub unsafe extern "C" fn kolo_address_format(
         let line = unsafe { socket_address(address)? }.to_string();
         // SAFETY: as above.
         unsafe { write_text(line.as_bytes(), text, capacity) }
+    })
+}
+
+/// Writes an address without its port: "127.0.0.1", "::1", "fe80::1%2". KOLO_ADDRESS_TEXT_MAX bytes
+/// are enough for any.
+///
+/// Returns the length of the text without its NUL.
+///
+/// Errors: as kolo_address_format.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_format_ip(
+    address: *const kolo_address,
+    text: *mut c_char,
+    capacity: usize,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        unsafe {
+            let line = address::ip_text(socket_address(address)?);
+            write_text(line.as_bytes(), text, capacity)
+        }
+    })
+}
+
+/// Whether two addresses are the same: family, address, port and scope. The flow information does
+/// not count, nor is an IPv4-mapped address the same as the IPv4 address it stands for (see
+/// kolo_address_unmap).
+///
+/// Returns 1 if they are, 0 if not.
+///
+/// Errors: KOLO_EINVAL if a pointer is NULL or a family is none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_equal(
+    one: *const kolo_address,
+    other: *const kolo_address,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (one, other) = unsafe { (socket_address(one)?, socket_address(other)?) };
+        Ok(address::compare(one, other) == Ordering::Equal)
+    })
+}
+
+/// Puts two addresses in an order, for sorting and for maps: IPv4 before IPv6, then by the bytes of
+/// the address, the scope, the port. `out` gets -1 if the first comes first, 1 if the second does, 0
+/// if they are equal as kolo_address_equal has it.
+///
+/// Errors: KOLO_EINVAL if a pointer is NULL or a family is none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_compare(
+    one: *const kolo_address,
+    other: *const kolo_address,
+    out: *mut c_int,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (one, other, out) =
+            unsafe { (socket_address(one)?, socket_address(other)?, Out::new(out)?) };
+        out.set(address::compare(one, other) as c_int);
+        Ok(())
+    })
+}
+
+/// A question about an address. A mapped one is asked for what it stands for.
+///
+/// # Safety
+///
+/// `address` is NULL or readable.
+unsafe fn ask(address: *const kolo_address, question: impl FnOnce(IpAddr) -> bool) -> c_int {
+    guard(|| {
+        // SAFETY: promised by the caller.
+        let address = unsafe { socket_address(address)? };
+        Ok(question(address.ip().to_canonical()))
+    })
+}
+
+/// Whether this machine itself is meant: 127.0.0.0/8 or ::1, or the former mapped (::ffff:127.0.0.1).
+///
+/// Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_is_loopback(address: *const kolo_address) -> c_int {
+    // SAFETY: the caller's pointer, as the header asks for it.
+    unsafe { ask(address, |ip| ip.is_loopback()) }
+}
+
+/// Whether it is 0.0.0.0 or :: (to listen on: every address of the machine), or the former mapped.
+///
+/// Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_is_unspecified(address: *const kolo_address) -> c_int {
+    // SAFETY: the caller's pointer, as the header asks for it.
+    unsafe { ask(address, |ip| ip.is_unspecified()) }
+}
+
+/// Whether it is a group's address: 224.0.0.0/4 or ff00::/8, or the former mapped.
+///
+/// Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_is_multicast(address: *const kolo_address) -> c_int {
+    // SAFETY: the caller's pointer, as the header asks for it.
+    unsafe { ask(address, |ip| ip.is_multicast()) }
+}
+
+/// Whether it only means something on one link: 169.254.0.0/16 or fe80::/10, or the former mapped.
+/// Of such an IPv6 address the scope says on which.
+///
+/// Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_is_link_local(address: *const kolo_address) -> c_int {
+    // SAFETY: the caller's pointer, as the header asks for it.
+    unsafe { ask(address, address::is_link_local) }
+}
+
+/// Whether it is an IPv4-mapped IPv6 address (::ffff:192.0.2.1, RFC 4291 2.5.5.2): what a listener
+/// for both families sees of an IPv4 client.
+///
+/// Returns 1 or 0. Errors: KOLO_EINVAL if `address` is NULL or its family none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_is_v4_mapped(address: *const kolo_address) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let ip = unsafe { socket_address(address)? }.ip();
+        Ok(ip.to_canonical() != ip)
+    })
+}
+
+/// Turns an IPv4-mapped address into the IPv4 address it stands for, with the same port; any other
+/// into itself. `out` may be `address`.
+///
+/// Errors: KOLO_EINVAL if a pointer is NULL or the family is none.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_address_unmap(
+    address: *const kolo_address,
+    out: *mut kolo_address,
+) -> c_int {
+    guard(|| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (address, out) = unsafe { (socket_address(address)?, Out::new(out)?) };
+        out.set(address::unmap(address).into());
+        Ok(())
     })
 }
 
@@ -252,25 +395,6 @@ pub unsafe extern "C" fn kolo_address_to_sockaddr(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn parses_numeric_addresses() {
-        let v4: SocketAddr = "192.0.2.7:80".parse().unwrap();
-        assert_eq!(parse("192.0.2.7", 80), Some(v4));
-        let v6: SocketAddr = "[fe80::1%7]:443".parse().unwrap();
-        assert_eq!(parse("fe80::1%7", 443), Some(v6));
-        for wrong in [
-            "",
-            "%",
-            "::1%",
-            "127.0.0.1%1",
-            "[::1]",
-            "fe80::1%+7",
-            "localhost",
-        ] {
-            assert_eq!(parse(wrong, 1), None, "{wrong}");
-        }
-    }
 
     #[test]
     fn there_and_back() {
