@@ -7,7 +7,7 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * streams; TCP; listening; initialisers.
+ * the system; streams; TCP; listening; initialisers.
  *
  *
  * An echo server
@@ -89,7 +89,8 @@
  * on; one that asks a library for what is too new for it gets KOLO_EINVAL.
  *
  * Stability. Within one major version functions, constants and, at the end of structs with a size,
- * members are added; nothing else changes. kolo_address and kolo_buffer stay as they are.
+ * members are added; nothing else changes. kolo_address, kolo_buffer, and every struct that says so
+ * stay as they are.
  *
  * For other languages: functions take and return numbers and pointers only; enumerations travel as
  * int, and a value that there is not gets KOLO_EINVAL; all constants are enumerators. Only the
@@ -170,7 +171,7 @@ typedef uint64_t kolo_pool;
 /** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
 typedef ptrdiff_t kolo_socket;
 
-/* Errors and the version =========================================================================
+/* Errors, the version, the features ==============================================================
  *
  * Every function that can fail returns an int: 0 or a positive value on success, a negative
  * kolo_error otherwise. The numbers are Linux' errno negated, and are the same on every system, so
@@ -423,6 +424,24 @@ typedef enum kolo_error {
     KOLO_EUNKNOWN = -4094,
 } kolo_error;
 
+/** What a library can be built without; see kolo_features. */
+typedef enum kolo_feature {
+    /** TCP and UDP. */
+    KOLO_FEATURE_NET = 1,
+    /** Unix-domain sockets, pipes, descriptors passed between processes. */
+    KOLO_FEATURE_LOCAL = 2,
+    /** Child processes. */
+    KOLO_FEATURE_PROCESS = 4,
+    /** Files and folders. */
+    KOLO_FEATURE_FS = 8,
+    /** Names to addresses and back. */
+    KOLO_FEATURE_DNS = 16,
+    /** Watching files and folders for changes. */
+    KOLO_FEATURE_WATCH = 32,
+    /** Terminals. */
+    KOLO_FEATURE_TTY = 64,
+} kolo_feature;
+
 /**
  * A short English text for an error: "connection refused" for KOLO_ECONNREFUSED. Any number is
  * allowed; for one that is no kolo_error the text says so.
@@ -474,6 +493,13 @@ uint32_t kolo_version(void);
 
 /** The same as a text: "1.2.3". Static, never NULL. Any thread. */
 const char *kolo_version_string(void);
+
+/**
+ * What the library that the program runs with was built with: kolo_feature combined with |. The
+ * functions of a feature that it lacks are not in it, so a program that can do without one looks
+ * them up at run time (dlsym). Any thread.
+ */
+uint32_t kolo_features(void);
 
 /* The loop =======================================================================================
  *
@@ -1327,6 +1353,252 @@ int kolo_address_from_sockaddr(const void *sockaddr, size_t length, kolo_address
  * if it does not fit into `capacity` bytes.
  */
 int kolo_address_to_sockaddr(const kolo_address *address, void *sockaddr, size_t capacity);
+
+/* The system =====================================================================================
+ *
+ * Clocks, random bytes, names, memory, processors, interfaces to networks: what programs and
+ * bindings ask of the system besides events. Nothing here needs a loop, and every function may be
+ * called from any thread.
+ *
+ * Texts and lists go into memory of the caller's. Where it is too small the answer is KOLO_ENOBUFS,
+ * nothing is written there, and `needed` says how much it takes: so a call with a capacity of 0
+ * asks for the size. `needed` is written on success, too, and may be NULL.
+ */
+
+/** What an interface is, and whether it works; combined with |. */
+typedef enum kolo_interface_flag {
+    /** Switched on. */
+    KOLO_INTERFACE_UP = 1,
+    /** Ready to carry packets: what it is plugged into works, too. */
+    KOLO_INTERFACE_RUNNING = 2,
+    /** Leads back to this machine. */
+    KOLO_INTERFACE_LOOPBACK = 4,
+    /** Reaches all of its network at once. */
+    KOLO_INTERFACE_BROADCAST = 8,
+    /** Reaches groups. */
+    KOLO_INTERFACE_MULTICAST = 16,
+    /** Leads to one other machine, as tunnels do. */
+    KOLO_INTERFACE_POINT_TO_POINT = 32,
+} kolo_interface_flag;
+
+/**
+ * What the operating system is, as uname(2) has it; every text ends with a NUL. This struct never
+ * changes.
+ */
+typedef struct kolo_operating_system {
+    /** "Linux". */
+    char name[256];
+    /** "6.1.0-18-amd64". */
+    char release[256];
+    /** "#1 SMP PREEMPT_DYNAMIC Debian 6.1.76-1". */
+    char version[256];
+    /** The kind of processor: "x86_64". */
+    char machine[256];
+} kolo_operating_system;
+
+/**
+ * One processor, and what it did since the system started, in nanoseconds. This struct never
+ * changes.
+ */
+typedef struct kolo_processor {
+    /** What it is called, ending with a NUL; empty if the system does not say. */
+    char model[96];
+    /** Its number. */
+    uint32_t number;
+    /** Its speed now, in millions of steps a second; 0 if the system does not say. */
+    uint32_t mhz;
+    /** Time in programs. */
+    uint64_t user_ns;
+    /** Time in programs of low priority. */
+    uint64_t nice_ns;
+    /** Time in the kernel. */
+    uint64_t system_ns;
+    /** Time without work, waiting for disks included. */
+    uint64_t idle_ns;
+    /** Time in interrupts. */
+    uint64_t interrupts_ns;
+    /** Zeros. */
+    uint64_t reserved[3];
+} kolo_processor;
+
+/** One address of an interface, or an interface that has none. This struct never changes. */
+typedef struct kolo_interface {
+    /** "eth0", ending with a NUL. */
+    char name[64];
+    /** The number that scopes of addresses refer to. */
+    uint32_t index;
+    /** Of kolo_interface_flag. */
+    uint32_t flags;
+    /** The address, its port 0; of family KOLO_FAMILY_NONE if the interface has none. */
+    kolo_address address;
+    /** The mask of the address' network: 255.255.255.0. Of family KOLO_FAMILY_NONE if there is none. */
+    kolo_address netmask;
+    /** How many bits of the address are its network's: 24 for 255.255.255.0. */
+    uint32_t prefix_length;
+    /** The hardware's address; zeros if it has none of six bytes. */
+    uint8_t mac[6];
+    /** Zeros. */
+    uint8_t reserved[22];
+} kolo_interface;
+
+/**
+ * The monotonic clock in nanoseconds, read now: the clock of kolo_loop_now and of timers. It never
+ * goes back and does not jump when somebody sets the time of day. Its numbers mean nothing outside
+ * this boot of the machine.
+ */
+uint64_t kolo_clock_monotonic(void);
+
+/**
+ * The time of day: nanoseconds since 1970-01-01 00:00 UTC, negative before it. It jumps when
+ * somebody sets it. As in POSIX every day has 86400 seconds: a leap second repeats the second
+ * before it, or the system stretches the seconds around it, as it is set up. The numbers reach to
+ * the year 2262.
+ */
+int64_t kolo_clock_wall(void);
+
+/**
+ * Fills `length` bytes at `memory` from the system's generator of random bytes (getrandom(2) and
+ * its like), fit for keys: all of them, never fewer. A forked child gets other bytes than its
+ * parent. Soon after the boot of the machine it may wait until the system has gathered enough
+ * chance. `length` may be 0.
+ *
+ * Errors: KOLO_EINVAL if `memory` is NULL; those of a system without a generator or that hides
+ * it (KOLO_ENOSYS, KOLO_ENOENT, KOLO_EPERM): then what stands at `memory` is not to be used.
+ */
+int kolo_random(void *memory, size_t length);
+
+/**
+ * The name of this machine, as it calls itself (gethostname(2)). 256 bytes are enough for any.
+ *
+ * Returns the length of the text without its NUL.
+ *
+ * Errors: KOLO_ENOBUFS if text and NUL do not fit into `capacity` bytes; KOLO_EINVAL if `text` is
+ * NULL and `capacity` is not 0.
+ */
+int kolo_hostname(char *text, size_t capacity, size_t *needed);
+
+/**
+ * What the operating system is.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_uname(kolo_operating_system *out);
+
+/**
+ * How long the machine has been up, in nanoseconds; time asleep counts where the system counts it
+ * (on Linux).
+ *
+ * Errors: KOLO_EINVAL if `out_ns` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_uptime(uint64_t *out_ns);
+
+/**
+ * How many threads wanted to run on average, over the last minute, five minutes and a quarter of
+ * an hour (getloadavg(3)): three numbers at `out`.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP where the system does not count that, as on
+ * Windows.
+ */
+int kolo_load_average(double *out);
+
+/**
+ * The bytes of memory that this process has now (its resident set).
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP elsewhere than on Linux.
+ */
+int kolo_resident_memory(uint64_t *out);
+
+/**
+ * The memory of the machine in bytes, whatever a control group leaves of it to this process: see
+ * kolo_memory_limit.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_total_memory(uint64_t *out);
+
+/**
+ * The bytes of memory that can be had without swapping: what the machine has left, or what the
+ * control group leaves, whichever is less. An estimate.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP elsewhere than on Linux.
+ */
+int kolo_available_memory(uint64_t *out);
+
+/**
+ * The bytes that the control group of this process (cgroups(7), version 1 or 2) lets it have: the
+ * narrowest limit of its group and those around it, as containers set them. 0 if there is none
+ * below the memory of the machine.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_memory_limit(uint64_t *out);
+
+/**
+ * How many threads this process can have running at once: the processors that it may use
+ * (sched_setaffinity(2)) within the share of them that its control group gives. At least 1; never
+ * fails. What a pool of threads is made as large as.
+ */
+uint32_t kolo_available_parallelism(void);
+
+/**
+ * The processors that are switched on, by their numbers, into `list` of `capacity` elements. How
+ * many of them this process may use, kolo_available_parallelism says.
+ *
+ * Returns how many were written.
+ *
+ * Errors: KOLO_ENOBUFS if there are more than `capacity`; KOLO_EINVAL if `list` is NULL and
+ * `capacity` is not 0; KOLO_ENOTSUP elsewhere than on Linux.
+ */
+int kolo_processors(kolo_processor *list, size_t capacity, size_t *needed);
+
+/**
+ * The interfaces of the machine to its networks, into `list` of `capacity` elements: each once for
+ * every address that it has, and once without one if it has none, also those that are down.
+ * Interfaces come and go, so the count of one call may be too small for the next: try again.
+ *
+ * Returns how many were written.
+ *
+ * Errors: KOLO_ENOBUFS if there are more than `capacity`; KOLO_EINVAL if `list` is NULL and
+ * `capacity` is not 0; KOLO_ENOTSUP on Windows; those of the system.
+ */
+int kolo_interfaces(kolo_interface *list, size_t capacity, size_t *needed);
+
+/**
+ * The user's home: $HOME (%USERPROFILE% on Windows), or what the system has on file for the user.
+ * As getenv(3), not to be called while another thread changes the environment.
+ *
+ * Returns the length of the path without its NUL.
+ *
+ * Errors: KOLO_ENOENT if there is none; KOLO_ENOBUFS if path and NUL do not fit into `capacity`
+ * bytes; KOLO_EINVAL if `path` is NULL and `capacity` is not 0.
+ */
+int kolo_home_directory(char *path, size_t capacity, size_t *needed);
+
+/**
+ * Where files go that nobody will miss: $TMPDIR, or /tmp (on Windows as GetTempPath2 says),
+ * without a slash at the end. It need not exist, and everybody may write there: make files in it
+ * under names that nobody can guess. As getenv(3), not to be called while another thread changes
+ * the environment.
+ *
+ * Returns the length of the path without its NUL.
+ *
+ * Errors: KOLO_ENOBUFS if path and NUL do not fit into `capacity` bytes; KOLO_EINVAL if `path` is
+ * NULL and `capacity` is not 0.
+ */
+int kolo_temporary_directory(char *path, size_t capacity, size_t *needed);
+
+/**
+ * The path of the program that is running. On Linux " (deleted)" follows when its file is gone
+ * (proc_pid_exe(5)).
+ *
+ * Returns the length of the path without its NUL.
+ *
+ * Errors: KOLO_ENOBUFS if path and NUL do not fit into `capacity` bytes; KOLO_EINVAL if `path` is
+ * NULL and `capacity` is not 0; those of the system, such as KOLO_ENOENT where /proc is not mounted.
+ */
+int kolo_executable_path(char *path,
+                         size_t capacity,
+                         size_t *needed);
 
 /* Streams ========================================================================================
  *

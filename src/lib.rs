@@ -60,6 +60,7 @@ mod request;
 mod signal;
 mod stream;
 mod sys;
+pub mod system;
 mod timer;
 mod timers;
 

@@ -25,6 +25,7 @@ const PARTS: &[&str] = &[
     "signal",
     "poll",
     "address",
+    "system",
     "stream",
     "tcp",
     "listener",

@@ -1,4 +1,4 @@
-//! Errors and the version
+//! Errors, the version, the features
 //!
 //! Every function that can fail returns an int: 0 or a positive value on success, a negative
 //! kolo_error otherwise. The numbers are Linux' errno negated, and are the same on every system, so
@@ -383,6 +383,45 @@ pub extern "C" fn kolo_version() -> u32 {
 #[no_mangle]
 pub extern "C" fn kolo_version_string() -> *const c_char {
     concat!(env!("CARGO_PKG_VERSION"), "\0").as_ptr().cast()
+}
+
+/// What a library can be built without; see kolo_features.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum kolo_feature {
+    /// TCP and UDP.
+    KOLO_FEATURE_NET = 1,
+    /// Unix-domain sockets, pipes, descriptors passed between processes.
+    KOLO_FEATURE_LOCAL = 2,
+    /// Child processes.
+    KOLO_FEATURE_PROCESS = 4,
+    /// Files and folders.
+    KOLO_FEATURE_FS = 8,
+    /// Names to addresses and back.
+    KOLO_FEATURE_DNS = 16,
+    /// Watching files and folders for changes.
+    KOLO_FEATURE_WATCH = 32,
+    /// Terminals.
+    KOLO_FEATURE_TTY = 64,
+}
+
+/// What the library that the program runs with was built with: kolo_feature combined with |. The
+/// functions of a feature that it lacks are not in it, so a program that can do without one looks
+/// them up at run time (dlsym). Any thread.
+#[no_mangle]
+pub extern "C" fn kolo_features() -> u32 {
+    use kolo_feature::*;
+    let all = [
+        (cfg!(feature = "net"), KOLO_FEATURE_NET),
+        (cfg!(feature = "local"), KOLO_FEATURE_LOCAL),
+        (cfg!(feature = "process"), KOLO_FEATURE_PROCESS),
+        (cfg!(feature = "fs"), KOLO_FEATURE_FS),
+        (cfg!(feature = "dns"), KOLO_FEATURE_DNS),
+        (cfg!(feature = "watch"), KOLO_FEATURE_WATCH),
+        (cfg!(feature = "tty"), KOLO_FEATURE_TTY),
+    ];
+    let there = all.iter().filter(|(there, _)| *there);
+    there.fold(0, |bits, (_, feature)| bits | *feature as u32)
 }
 
 const fn part(digits: &str) -> u32 {

@@ -37,6 +37,7 @@ pub mod poll;
 pub mod remote;
 pub mod signal;
 pub mod stream;
+pub mod system;
 #[cfg(feature = "net")]
 pub mod tcp;
 pub mod timer;

@@ -27,6 +27,8 @@ pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
 #[cfg(unix)]
+pub(crate) mod machine;
+#[cfg(unix)]
 pub(crate) mod signals;
 
 use std::io::{self, Read};
