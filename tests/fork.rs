@@ -373,3 +373,34 @@ fn a_fork_while_other_threads_post_and_wake_leaves_the_child_a_whole_loop() {
         }
     }));
 }
+
+#[test]
+fn a_fork_while_other_threads_make_loops_and_watch_signals_leaves_the_child_whole_locks() {
+    in_own_process!(|| {
+        let _limit = TimeLimit::start("forks while loops come and go".to_owned());
+        fn make_and_watch() {
+            let lp = Loop::new().unwrap();
+            let signal = Signal::open(&lp, |_, _, _| ()).unwrap();
+            signal.start(&lp, libc::SIGUSR1).unwrap();
+            signal.stop(&lp).unwrap();
+        }
+        let over = Arc::new(AtomicBool::new(false));
+        let others: Vec<_> = (0..3)
+            .map(|_| {
+                let over = over.clone();
+                thread::spawn(move || {
+                    while !over.load(Ordering::Relaxed) {
+                        make_and_watch();
+                    }
+                })
+            })
+            .collect();
+        for _ in 0..300 {
+            Child::fork(make_and_watch).join();
+        }
+        over.store(true, Ordering::Relaxed);
+        for other in others {
+            other.join().unwrap();
+        }
+    });
+}

@@ -115,13 +115,22 @@ pub(crate) fn write_event(descriptor: Descriptor) {
 /// Whether [`heavy_barrier`] stands on every thread of the process.
 #[cfg(target_os = "linux")]
 pub(crate) fn has_heavy_barrier() -> bool {
-    use once_cell::sync::Lazy;
-    static REGISTERED: Lazy<bool> = Lazy::new(|| {
-        let command = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
-        // SAFETY: membarrier takes numbers only. Registering is asked for once a process.
-        unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 }
-    });
-    *REGISTERED
+    use std::sync::atomic::{AtomicU8, Ordering};
+    const UNKNOWN: u8 = 0;
+    const NO: u8 = 1;
+    const YES: u8 = 2;
+    // Two threads may both register, which does no harm; one that waited for another would wait for ever in a child that
+    // was forked meanwhile.
+    static REGISTERED: AtomicU8 = AtomicU8::new(UNKNOWN);
+    let known = REGISTERED.load(Ordering::Relaxed);
+    if known != UNKNOWN {
+        return known == YES;
+    }
+    let command = libc::MEMBARRIER_CMD_REGISTER_PRIVATE_EXPEDITED;
+    // SAFETY: membarrier takes numbers only.
+    let registered = unsafe { libc::syscall(libc::SYS_membarrier, command, 0, 0) == 0 };
+    REGISTERED.store(if registered { YES } else { NO }, Ordering::Relaxed);
+    registered
 }
 
 /// A full memory barrier on every running thread of the process (membarrier(2)): it pairs with
