@@ -17,6 +17,8 @@ use crate::hook::HookState;
 #[cfg(feature = "net")]
 use crate::net::listener::ListenerState;
 use crate::poll::PollState;
+#[cfg(all(unix, feature = "process"))]
+use crate::process::ProcessState;
 use crate::remote::WakerState;
 use crate::request::RequestState;
 use crate::signal::SignalState;
@@ -135,6 +137,8 @@ pub enum Kind {
     LocalListener = 10,
     /// A pipe, or another descriptor that is no socket and carries bytes.
     Pipe = 11,
+    /// A program that runs.
+    Process = 12,
     /// A [`Request`](crate::Request).
     Request = 13,
 }
@@ -166,6 +170,8 @@ pub(crate) enum Body {
     Listener(Box<ListenerState>),
     #[cfg_attr(not(feature = "net"), allow(dead_code))] // nothing carries streams
     Stream(StreamState),
+    #[cfg(all(unix, feature = "process"))]
+    Process(Box<ProcessState>),
     Request(Box<RequestState>),
 }
 
@@ -187,6 +193,8 @@ impl Entry {
             #[cfg(feature = "net")]
             Body::Listener(_) => Kind::Listener,
             Body::Stream(stream) => stream.kind(),
+            #[cfg(all(unix, feature = "process"))]
+            Body::Process(_) => Kind::Process,
             Body::Request(_) => Kind::Request,
         }
     }
@@ -200,6 +208,8 @@ pub(crate) struct Handles {
     tag: u8,
     /// Handles that are active and referenced: what keeps the loop alive.
     holding: usize,
+    /// Handles of the loop's own.
+    hidden: usize,
 }
 
 impl Handles {
@@ -208,6 +218,7 @@ impl Handles {
             slots: SlotMap::new(),
             tag: tags::take(),
             holding: 0,
+            hidden: 0,
         }
     }
 
@@ -275,7 +286,18 @@ impl Handles {
             return None;
         }
         self.set_active(id, false);
-        self.slots.remove(id.key())
+        let entry = self.slots.remove(id.key())?;
+        self.hidden -= usize::from(entry.flags.contains(Flags::INTERNAL));
+        Some(entry)
+    }
+
+    /// The handle is the loop's own: it is not counted, and not in listings.
+    pub fn hide(&mut self, id: Id) {
+        if let Some(entry) = self.any_mut(id) {
+            let hidden = entry.flags.contains(Flags::INTERNAL);
+            entry.flags.insert(Flags::INTERNAL);
+            self.hidden += usize::from(!hidden);
+        }
     }
 
     pub fn set_active(&mut self, id: Id, on: bool) {
@@ -303,14 +325,9 @@ impl Handles {
         self.holding > 0
     }
 
-    /// Whether it is in the table, closing or not.
-    pub fn exists(&self, id: Id) -> bool {
-        id.tag() == self.tag && self.slots.contains_key(id.key())
-    }
-
-    /// How many handles exist, closing ones included.
+    /// How many handles of the user's exist, closing ones included.
     pub fn len(&self) -> usize {
-        self.slots.len()
+        self.slots.len() - self.hidden
     }
 
     /// The live handles that are the user's.
@@ -356,6 +373,8 @@ impl Body {
             #[cfg(feature = "net")]
             Body::Listener(listener) => Some(&mut listener.source),
             Body::Poll(poll) => Some(&mut poll.source),
+            #[cfg(all(unix, feature = "process"))]
+            Body::Process(process) => Some(&mut process.source),
             _ => None,
         }
     }

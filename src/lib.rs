@@ -55,6 +55,8 @@ mod net;
 mod options;
 mod poll;
 mod pool;
+#[cfg(all(unix, feature = "process"))]
+mod process;
 mod remote;
 mod request;
 mod signal;
@@ -79,6 +81,10 @@ pub use net::tcp::{ConnectOptions, Keepalive, TcpStream};
 pub use options::{LoopOptions, SlowCallback};
 pub use poll::Poll;
 pub use pool::{Pool, PoolOptions, WorkClass};
+#[cfg(all(unix, feature = "process"))]
+pub use process::{
+    kill, Child, Command, ExitStatus, Process, SpawnError, SpawnStep, Stdio, Usage, UNLIMITED,
+};
 pub use remote::{Remote, Waker};
 pub use request::Request;
 pub use signal::Signal;

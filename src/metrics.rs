@@ -132,7 +132,7 @@ impl Loop {
             idle: Duration::from_nanos(meter.idle_ns.get()),
             in_callbacks: Duration::from_nanos(meter.callbacks_ns.get()),
             longest_callback: Duration::from_nanos(meter.longest_ns.get()),
-            handles: self.core.borrow().user_handles() as u64,
+            handles: self.core.borrow().handles.len() as u64,
             posts_waiting: self.mailbox.posts_waiting() as u64,
         }
     }
@@ -176,6 +176,8 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }
         Body::Stream(stream) => stream.describe(&mut line),
+        #[cfg(all(unix, feature = "process"))]
+        Body::Process(process) => crate::process::describe(process, &mut line),
         Body::Request(request) => {
             let _ = write!(line, " {}", request.stage_name());
         }

@@ -132,6 +132,11 @@ fn state(entry: &mut Entry) -> Result<&mut PollState> {
 impl Loop {
     pub(crate) fn polled(&self, id: Id, outcome: Result<Interest>) {
         let callback = self.core.borrow_mut().handles.lend(id, slot);
+        #[cfg(all(unix, feature = "process"))]
+        if callback.is_none() {
+            // A child's descriptor is watched in the same way.
+            return self.process_changed(id);
+        }
         self.call_lent(id, callback, slot, |lp, callback| {
             callback(lp, Poll(id), outcome)
         });

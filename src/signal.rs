@@ -137,7 +137,6 @@ mod unix {
     use super::*;
     use crate::driver::{Driver, Interest};
     use crate::event_loop::Deferred;
-    use crate::handles::Flags;
     use crate::poll::Poll;
     use crate::sys::signals::Slot;
 
@@ -173,11 +172,7 @@ mod unix {
             let pipe = Pipe::open()?;
             let slot = Slot::take(pipe.writer.as_raw_fd())?;
             let poll = Poll::open(lp, pipe.reader.as_raw_fd(), |lp, _, _| lp.signals_came())?;
-            lp.core()?
-                .handles
-                .get_mut(poll.id())?
-                .flags
-                .insert(Flags::INTERNAL);
+            lp.core()?.handles.hide(poll.id());
             lp.unref(poll)?;
             if let Err(error) = poll.start(lp, Interest::READABLE) {
                 let _ = lp.close(poll);
@@ -189,11 +184,6 @@ mod unix {
                 poll,
                 watchers: Vec::new(),
             })
-        }
-
-        /// The handle of the loop's own.
-        pub(crate) fn handle(&self) -> Id {
-            self.poll.id()
         }
     }
 
@@ -300,12 +290,6 @@ mod other {
     use super::*;
 
     pub(crate) enum SignalHub {}
-
-    impl SignalHub {
-        pub(crate) fn handle(&self) -> Id {
-            match *self {}
-        }
-    }
 
     pub(super) fn watch(_lp: &Loop, _id: Id, _number: i32) -> Result<()> {
         Err(Code::ENOTSUP.into())

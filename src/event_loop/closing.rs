@@ -133,6 +133,8 @@ impl Loop {
                 None => break,
                 Some(Deferred::Task(mut task)) => self.callback(None, |lp| task.cancel(lp)),
                 // Their handles are closed.
+                #[cfg(all(unix, feature = "process"))]
+                Some(Deferred::Process(_)) => {}
                 Some(
                     Deferred::Stream(_)
                     | Deferred::Signal(..)
@@ -183,6 +185,8 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         #[cfg(feature = "net")]
         Body::Listener(listener) => core.driver.close(id, &mut listener.source),
         Body::Stream(stream) => core.driver.close(id, &mut stream.source),
+        #[cfg(all(unix, feature = "process"))]
+        Body::Process(_) => crate::process::close(core, id),
         Body::Request(request) => lingers = !request::close(request),
     }
     if timer != TimerKey::NONE {
@@ -216,6 +220,8 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
             core.finals
                 .extend(handler.map(|handler| Final::Listener(id, handler)));
         }
+        #[cfg(all(unix, feature = "process"))]
+        Body::Process(process) => crate::process::leave(core, id, process),
         Body::Request(request) => core.finals.push_back(Final::Request(id, request)),
         other => core.finals.push_back(Final::Drop(other)),
     }

@@ -62,6 +62,9 @@ pub(crate) enum Deferred {
     #[cfg_attr(not(unix), allow(dead_code))] // no signals there
     Signal(Id, i32),
     Waker(Id),
+    /// The child is to be looked at: it may have ended.
+    #[cfg(all(unix, feature = "process"))]
+    Process(Id),
     /// The request's outcome is to be told.
     Request(Id),
 }
@@ -82,6 +85,8 @@ pub(crate) struct Core {
     /// Hooks that are still to run in this phase. One that is stopped leaves it, also when it is started again.
     pub hooks_due: VecDeque<Id>,
     pub signals: Option<SignalHub>,
+    #[cfg(all(unix, feature = "process"))]
+    pub children: crate::process::Children,
     /// Made when it is first needed.
     pub pool: Option<Pool>,
     /// Closed requests at whose job a thread still is.
@@ -94,16 +99,6 @@ pub(crate) struct Core {
     pub now: u64,
     /// The loop is being freed: nothing new may be opened.
     pub ending: bool,
-}
-
-impl Core {
-    /// How many of the handles are the user's: all but the one that signals need.
-    pub fn user_handles(&self) -> usize {
-        // While the loop is dropped that one may have gone before the last of them.
-        let hub = self.signals.as_ref();
-        let hidden = hub.is_some_and(|hub| self.handles.exists(hub.handle()));
-        self.handles.len() - usize::from(hidden)
-    }
 }
 
 /// An event loop.
@@ -158,6 +153,8 @@ impl Loop {
                 hooks: Default::default(),
                 hooks_due: VecDeque::new(),
                 signals: None,
+                #[cfg(all(unix, feature = "process"))]
+                children: Default::default(),
                 pool: options.pool,
                 lingering: 0,
                 gathered: Default::default(),

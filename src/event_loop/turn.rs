@@ -100,6 +100,8 @@ impl Loop {
                 Some(Deferred::Stream(id)) => self.stream_events(id),
                 Some(Deferred::Signal(id, number)) => self.signal_came(id, number),
                 Some(Deferred::Waker(id)) => self.waker_woken(id),
+                #[cfg(all(unix, feature = "process"))]
+                Some(Deferred::Process(id)) => self.process_changed(id),
                 Some(Deferred::Request(id)) => self.request_over(id),
                 None => return,
             }

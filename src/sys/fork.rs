@@ -22,10 +22,18 @@ pub(crate) fn generation() -> u32 {
     GENERATION.load(Ordering::Relaxed)
 }
 
-/// Whether this process has forked, or is a fork.
+/// Whether this process has forked, or is a fork, or has passed descriptors on to a program.
 #[cfg(target_os = "linux")]
 pub(crate) fn ever_forked() -> bool {
     EVER.load(Ordering::Relaxed)
+}
+
+/// Programs that this process starts are given descriptors that it has itself, so that closing
+/// one may not end its registration with the selector.
+#[cfg(all(unix, feature = "process"))]
+pub(crate) fn descriptors_are_shared() {
+    #[cfg(target_os = "linux")]
+    EVER.store(true, Ordering::Relaxed);
 }
 
 /// Begins to notice. Called when a loop is made.

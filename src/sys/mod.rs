@@ -5,6 +5,8 @@
     allow(dead_code, reason = "the rooms that use it are left out")
 )]
 
+#[cfg(all(unix, feature = "process"))]
+pub(crate) mod children;
 #[cfg(unix)]
 #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
 mod file;
@@ -30,6 +32,8 @@ pub(crate) use windows::*;
 pub(crate) mod machine;
 #[cfg(unix)]
 pub(crate) mod signals;
+#[cfg(all(unix, feature = "process"))]
+pub(crate) mod spawn;
 
 use std::io::{self, Read};
 

@@ -1,0 +1,197 @@
+//! No zombie stays: children without a descriptor, children whose handle was closed, children
+//! whose loop is gone.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use super::{ExitCallback, ProcessState};
+use crate::driver::{Driver, Interest, Object};
+use crate::error::Result;
+use crate::event_loop::{Core, Deferred, Final, Loop};
+use crate::handles::{Body, Id};
+use crate::signal::Signal;
+use crate::sys::fork::ForkLock;
+use crate::sys::{self, children};
+use crate::timer::Timer;
+
+/// A loop's children that have no descriptor, and what watches them.
+#[derive(Default)]
+pub(crate) struct Children {
+    ids: Vec<Id>,
+    /// Handles of the loop's own.
+    signal: Option<Signal>,
+    timer: Option<Timer>,
+}
+
+/// How often children without a descriptor are looked at although no SIGCHLD came: other code may
+/// have taken the signal away, or ignore it.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Has the loop hear of children that have no descriptor.
+pub(super) fn prepare_signal(lp: &Loop) -> Result<()> {
+    if lp.core()?.children.timer.is_some() {
+        return Ok(());
+    }
+    let timer = Timer::open(lp, |lp, _| lp.look_at_children())?;
+    lp.core()?.children.timer = Some(timer);
+    lp.core()?.handles.hide(timer.into());
+    lp.unref(timer)?;
+    timer.start_repeating(lp, LOOK_EVERY, LOOK_EVERY)?;
+    let signal = Signal::open(lp, |lp, _, _| lp.look_at_children())?;
+    lp.core()?.children.signal = Some(signal);
+    lp.core()?.handles.hide(signal.into());
+    lp.unref(signal)?;
+    // Without it (256 loops watch signals already, or no descriptor is left) there is the timer.
+    let _ = signal.start(lp, libc::SIGCHLD);
+    Ok(())
+}
+
+/// Watches a child whose entry is in the table: by its descriptor, or else by SIGCHLD.
+pub(super) fn watch(core: &mut Core, id: Id) {
+    let Ok(entry) = core.handles.get_mut(id) else {
+        return;
+    };
+    let Body::Process(state) = &mut entry.body else {
+        return;
+    };
+    if let Object::Foreign(_) = state.source.object {
+        let readable = Interest::READABLE;
+        if core
+            .driver
+            .poll_start(id, &mut state.source, readable)
+            .is_ok()
+        {
+            return;
+        }
+        // The system watches as many as it can.
+        state.source.object = Object::None;
+    }
+    core.children.ids.push(id);
+    // It may have ended before anybody watched.
+    core.deferred.push_back(Deferred::Process(id));
+}
+
+impl Loop {
+    /// A child ended, or it is time to look. Each is looked at for itself: what its callback does,
+    /// also a panic, takes nothing from the others.
+    fn look_at_children(&self) {
+        let mut core = self.core.borrow_mut();
+        let core = &mut *core;
+        let look = core.children.ids.iter().map(|id| Deferred::Process(*id));
+        core.deferred.extend(look);
+    }
+}
+
+/// What happens at once when a child's handle is closed.
+pub(crate) fn close(core: &mut Core, id: Id) {
+    let Some(entry) = core.handles.any_mut(id) else {
+        return;
+    };
+    let Body::Process(state) = &mut entry.body else {
+        return;
+    };
+    if state.runs() {
+        if state.kill_on_close {
+            // It may just have ended.
+            let _ = state.kill(libc::SIGKILL);
+        }
+        // Its descriptor stays watched, to move to another handle (`leave`).
+        return;
+    }
+    core.driver.close(id, &mut state.source);
+    state.pidfd = None;
+    if state.fork_generation == sys::fork::generation() {
+        children::reap(state.pid);
+    }
+    forget(core, id);
+}
+
+/// The child is no longer one of those without a descriptor.
+fn forget(core: &mut Core, id: Id) {
+    core.children.ids.retain(|child| *child != id);
+    if core.children.ids.is_empty() {
+        // What SIGCHLD did before is put back.
+        if let Some(signal) = core.children.signal.take() {
+            let _ = crate::event_loop::close(core, signal.into());
+        }
+        if let Some(timer) = core.children.timer.take() {
+            let _ = crate::event_loop::close(core, timer.into());
+        }
+    }
+}
+
+/// A closed handle leaves the table. Its child, if it runs, gets one of the loop's own, which only
+/// waits for its end; or is left to whoever comes, if the loop goes.
+pub(crate) fn leave(core: &mut Core, id: Id, mut state: Box<ProcessState>) {
+    let callback: Option<ExitCallback> = state.callback.take();
+    core.finals
+        .extend(callback.map(|callback| Final::Any(Box::new(callback))));
+    if !state.runs() {
+        return;
+    }
+    if core.ending {
+        core.driver.close(id, &mut state.source);
+        forget(core, id);
+        abandon(state.pid, state.kill_on_close);
+        return;
+    }
+    let by_signal = core.children.ids.iter().position(|child| *child == id);
+    // It has a place: that of the handle which has just left.
+    if let Ok(orphan) = core.handles.insert(Body::Process(state)) {
+        core.handles.hide(orphan);
+        core.handles.set_referenced(orphan, false);
+        core.handles.set_active(orphan, true);
+        match by_signal {
+            Some(at) => core.children.ids[at] = orphan,
+            // Registered as it is, it only changes its name.
+            None => watch(core, orphan),
+        }
+    }
+}
+
+/// A child whose loop is gone. (By its number: a descriptor would be one that nobody can close.)
+struct Abandoned {
+    pid: libc::pid_t,
+    fork_generation: u32,
+}
+
+static ABANDONED: ForkLock<Vec<Abandoned>> = ForkLock::new(Vec::new());
+static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
+
+/// How long the end of a child that was killed is waited for when its loop goes. Longer only takes
+/// one that the kernel holds, on a disk that does not answer.
+const KILLED_WAIT: Duration = Duration::from_secs(1);
+
+/// The loop goes, the child may run on.
+fn abandon(pid: libc::pid_t, killed: bool) {
+    if children::reap(pid) {
+        return;
+    }
+    if killed {
+        let step = Duration::from_millis(1);
+        let mut left = KILLED_WAIT;
+        while !left.is_zero() {
+            std::thread::sleep(step);
+            if children::reap(pid) {
+                return;
+            }
+            left = left.saturating_sub(step);
+        }
+    }
+    ABANDONED.lock().push(Abandoned {
+        pid,
+        fork_generation: sys::fork::generation(),
+    });
+    ANY_ABANDONED.store(true, Ordering::Release);
+}
+
+/// Lets go of the abandoned children that have ended meanwhile.
+pub(super) fn sweep() {
+    if !ANY_ABANDONED.load(Ordering::Acquire) {
+        return;
+    }
+    let mut list = ABANDONED.lock();
+    let now = sys::fork::generation();
+    list.retain(|child| child.fork_generation == now && !children::reap(child.pid));
+    ANY_ABANDONED.store(!list.is_empty(), Ordering::Release);
+}
