@@ -7,7 +7,7 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; listening; initialisers.
+ * the system; streams; TCP; listening; child processes; initialisers.
  *
  *
  * An echo server
@@ -161,6 +161,9 @@ typedef kolo_handle kolo_stream;
 
 /** A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions. */
 typedef kolo_stream kolo_tcp;
+
+/** A program that runs. */
+typedef kolo_handle kolo_process;
 
 /** Work under way on another thread: a handle that ends by itself. */
 typedef kolo_handle kolo_request;
@@ -756,6 +759,8 @@ typedef enum kolo_kind {
     KOLO_KIND_LOCAL_LISTENER = 10,
     /** A pipe, or another descriptor that is no socket and carries bytes. */
     KOLO_KIND_PIPE = 11,
+    /** A kolo_process. */
+    KOLO_KIND_PROCESS = 12,
     /** A kolo_request. */
     KOLO_KIND_REQUEST = 13,
 } kolo_kind;
@@ -2086,6 +2091,290 @@ int kolo_listener_pause(kolo_loop *loop, kolo_listener listener);
 /** Accepts again. Not paused: that is no error. */
 int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
 
+/* Child processes ================================================================================
+ *
+ * A process handle stands for a program that this process started, and is there as long as that
+ * program runs. When it ends, its function is called, once, with its exit status; then the handle
+ * closes by itself, and its on_close (kolo_on_close) is the last that is heard of it. So nothing
+ * needs to be closed or waited for, and no zombie stays.
+ *
+ * What keeps a program from being started is an error of kolo_process_spawn: no process, no
+ * descriptor and no stream is left of it then, and kolo_process_failed_step says what failed.
+ *
+ * kolo waits for its own children only, each by name (on Linux by a descriptor, elsewhere woken by
+ * SIGCHLD): those of other code are left to it. On Windows every call returns KOLO_ENOTSUP.
+ */
+
+/** What one of a program's descriptors is to be. */
+typedef enum kolo_stdio_type {
+    /**
+     * This process' own descriptor of the same number. One of 0, 1 and 2 that is closed here, or
+     * has FD_CLOEXEC, is the null device there; another one that is closed is KOLO_EBADF.
+     */
+    KOLO_STDIO_INHERIT = 0,
+    /** The null device: reads the end, writes into nothing. */
+    KOLO_STDIO_NULL = 1,
+    /** `descriptor`, which stays the caller's. */
+    KOLO_STDIO_DESCRIPTOR = 2,
+    /** The file `path`, opened with `open_flags` and `mode`. */
+    KOLO_STDIO_FILE = 3,
+    /** A pipe that the program reads: what is written to `out_stream`. */
+    KOLO_STDIO_CHILD_READS = 4,
+    /** A pipe that the program writes: what `out_stream` receives. */
+    KOLO_STDIO_CHILD_WRITES = 5,
+    /** A pair of connected sockets, for both directions. */
+    KOLO_STDIO_BOTH_WAYS = 6,
+    /** Not open there. Not for 0, 1 and 2. */
+    KOLO_STDIO_NONE = 7,
+} kolo_stdio_type;
+
+/** What a spawn that failed was doing. */
+typedef enum kolo_spawn_step {
+    /** Making the new process, and what is needed for it: its place in the loop, memory. */
+    KOLO_SPAWN_CREATE = 1,
+    /** Putting it into its session or process group. */
+    KOLO_SPAWN_GROUP = 2,
+    /** Giving it its descriptors. */
+    KOLO_SPAWN_DESCRIPTORS = 3,
+    /** Making the terminal its controlling one. */
+    KOLO_SPAWN_TERMINAL = 4,
+    /** Setting its resource limits, niceness or parent-death signal. */
+    KOLO_SPAWN_LIMITS = 5,
+    /** Changing its user, group or groups. */
+    KOLO_SPAWN_CREDENTIALS = 6,
+    /** Changing to its directory. */
+    KOLO_SPAWN_DIRECTORY = 7,
+    /** Starting the program. */
+    KOLO_SPAWN_PROGRAM = 8,
+} kolo_spawn_step;
+
+/** One of a program's descriptors. Begin with KOLO_STDIO_INIT. */
+typedef struct kolo_stdio {
+    /** sizeof(kolo_stdio), set by KOLO_STDIO_INIT. */
+    size_t size;
+    /** A kolo_stdio_type. */
+    int type;
+    /** For KOLO_STDIO_FILE: the permissions of a file that is made (see open(2)). */
+    uint32_t mode;
+    /** For KOLO_STDIO_DESCRIPTOR. */
+    kolo_socket descriptor;
+    /** For KOLO_STDIO_FILE. */
+    const char *path;
+    /** For KOLO_STDIO_FILE: the system's O_RDONLY, O_WRONLY | O_CREAT | O_TRUNC and the like. */
+    int open_flags;
+    /** For pipes: the stream's handler, which must be there, and the user pointer that it gets. */
+    const kolo_stream_handler *handler;
+    /** The last argument of the handler's callbacks. */
+    void *user;
+    /**
+     * For pipes: gets the stream. It is a stream like any other, and outlives the program: close
+     * it, or let its end close it.
+     */
+    kolo_stream *out_stream;
+} kolo_stdio;
+
+/** A limit on a resource (setrlimit(2)). */
+typedef struct kolo_resource_limit {
+    /** The system's number for it: RLIMIT_NOFILE, RLIMIT_CPU... */
+    int resource;
+    /** The limit. UINT64_MAX: none. */
+    uint64_t soft;
+    /** Up to where the program may raise the limit. UINT64_MAX: none. */
+    uint64_t hard;
+} kolo_resource_limit;
+
+/**
+ * A program to be started, and how. Begin with KOLO_PROCESS_OPTIONS_INIT; all but `program` may
+ * stay zero.
+ */
+typedef struct kolo_process_options {
+    /** sizeof(kolo_process_options), set by KOLO_PROCESS_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * The program. A name without a slash is looked for in the folders of the variable PATH of the
+     * environment that it gets (/bin and /usr/bin without one); one with a slash, unless it begins
+     * with it, from the directory that it starts in.
+     */
+    const char *program;
+    /**
+     * Its arguments, a NULL after the last; the first is what it finds as its own name. No shell
+     * sees them. NULL: only the name.
+     */
+    const char *const *arguments;
+    /** Its environment, each "NAME=value", a NULL after the last. NULL: this process'. */
+    const char *const *environment;
+    /** The directory that it starts in. NULL: this process'. */
+    const char *directory;
+    /**
+     * Its descriptors: the first one is its descriptor 0, and so on. Those of 0, 1 and 2 that are
+     * not among them are inherited; no others are passed on.
+     */
+    const kolo_stdio *stdio;
+    /** How many, at most 1024. */
+    size_t stdio_count;
+    /** Its resource limits, where they differ from this process'. */
+    const kolo_resource_limit *limits;
+    /** How many. */
+    size_t limit_count;
+    /** Its supplementary groups (setgroups(2)), if not NULL. */
+    const uint32_t *groups;
+    /** How many. */
+    size_t group_count;
+    /**
+     * The user that it runs as (setuid(2)), if `set_user`. If this process is root, it is in no
+     * supplementary group then but those of `groups`.
+     */
+    uint32_t user;
+    /** The group that it runs as (setgid(2)), if `set_group`. */
+    uint32_t group;
+    /** The permissions that files made by it do not get (umask(2)), if `set_umask`. */
+    uint32_t umask;
+    /** The process group of this session that it joins; 0: this process', unless `new_group`. */
+    int process_group;
+    /** So much nicer than this process (nice(2)). */
+    int nice;
+    /**
+     * The signal that it gets when the thread that starts it ends (prctl(2)); 0: none. Linux only,
+     * elsewhere KOLO_ENOTSUP.
+     */
+    int parent_death_signal;
+    /** `user` counts. */
+    bool set_user;
+    /** `group` counts. */
+    bool set_group;
+    /** `umask` counts. */
+    bool set_umask;
+    /** It leads a new process group (setpgid(2)): see kolo_process_kill_group. */
+    bool new_group;
+    /** It leads a new session without a terminal, and in it a new group (setsid(2)). */
+    bool new_session;
+    /** It leads a new session, whose terminal is its descriptor 0 (TIOCSCTTY). */
+    bool controlling_terminal;
+    /**
+     * Leaves it every descriptor that is open here without FD_CLOEXEC. Otherwise it gets none but
+     * those of `stdio`.
+     */
+    bool keep_descriptors;
+    /** It is killed (SIGKILL) when its handle is closed while it runs, also by kolo_loop_free. */
+    bool kill_on_close;
+} kolo_process_options;
+
+/**
+ * A program has ended: by itself, with the exit code `status` (0 to 255; 0 means that all went
+ * well), and `signal` is 0; or by the signal `signal`, and `status` is 128 + `signal`. `status` is
+ * KOLO_ECHILD if that cannot be known: other code of this process waited for it, or ignores
+ * SIGCHLD; or this is a fork of the process that started it.
+ *
+ * The handle closes when this returns. Bytes that the program wrote may still come to a stream, and
+ * the end of the stream does.
+ */
+typedef void (*kolo_exit_cb)(kolo_loop *loop,
+                             kolo_process process,
+                             int status,
+                             int signal,
+                             void *user);
+
+/**
+ * What a program, and those children of its own that it waited for, used (getrusage(2)). Begin with
+ * KOLO_RESOURCE_USAGE_INIT.
+ */
+typedef struct kolo_resource_usage {
+    /** sizeof(kolo_resource_usage), set by KOLO_RESOURCE_USAGE_INIT. */
+    size_t size;
+    /** Processor time in its own code. */
+    uint64_t user_ns;
+    /** Processor time in the system, on its behalf. */
+    uint64_t system_ns;
+    /** The most memory that it had resident at once. */
+    uint64_t resident_max_bytes;
+    /** Page faults that needed no reading. */
+    uint64_t minor_faults;
+    /** Page faults that read from a disk. */
+    uint64_t major_faults;
+    /** Times that a file system read for it. */
+    uint64_t block_reads;
+    /** Times that a file system wrote for it. */
+    uint64_t block_writes;
+    /** Times that it gave the processor up, to wait. */
+    uint64_t voluntary_switches;
+    /** Times that the processor was taken from it. */
+    uint64_t involuntary_switches;
+} kolo_resource_usage;
+
+/**
+ * Starts a program. When it has ended, `on_exit` is called, exactly once; NULL if that is of no
+ * interest.
+ *
+ * The program begins with this process' environment, directory, user, limits, process group and
+ * standard descriptors, unless the options say otherwise. Signals that are handled here do to it
+ * what they do by default, SIGPIPE also if it is ignored here; others that are ignored stay so; none
+ * is blocked. It takes this thread as long as the system needs to have the program loaded, some
+ * tenths of a millisecond, however much memory this process has.
+ *
+ * Errors, after which nothing is left of it: KOLO_ENOENT for a program or a directory that is not
+ * there; KOLO_EACCES for one that may not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no
+ * program (also a script without #!); KOLO_E2BIG for arguments and environment that are too long;
+ * KOLO_EPERM for what this process may not change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN,
+ * KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
+ * passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
+ * type, a pipe without handler or `out_stream`, `arguments` without a name, more than one of
+ * `process_group`, `new_group` and `new_session`, or a limit that cannot be; KOLO_ENOBUFS if the
+ * loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_process_spawn(kolo_loop *loop,
+                       const kolo_process_options *options,
+                       kolo_exit_cb on_exit,
+                       void *user,
+                       kolo_process *out);
+
+/**
+ * What the last kolo_process_spawn on this thread failed at, a kolo_spawn_step: a missing directory
+ * and a missing program are both KOLO_ENOENT. 0 if it did not fail, or for a wrong argument.
+ */
+int kolo_process_failed_step(void);
+
+/**
+ * The number that the system gave the program (its pid): always positive. While on_exit runs it is
+ * not used again.
+ */
+int kolo_process_id(kolo_loop *loop, kolo_process process);
+
+/**
+ * Sends a signal to the program (kill(2)): SIGTERM asks it to end, SIGKILL ends it, 0 only asks
+ * whether that would be allowed. It never hits another process that got its number.
+ *
+ * Errors: KOLO_ESRCH if it has ended (in its on_exit; after that the handle is closed); KOLO_EPERM
+ * for one that changed its user; KOLO_EINVAL for a number that is no signal.
+ */
+int kolo_process_kill(kolo_loop *loop, kolo_process process, int signal);
+
+/**
+ * Sends a signal to the process group that the program was started as the leader of (`new_group`,
+ * `new_session`): to it and to those that it started, unless they left the group. On Linux also in
+ * its on_exit, for those that it leaves behind.
+ *
+ * Errors: KOLO_EINVAL for one that was not started as a leader; KOLO_ESRCH if nobody is left; the
+ * others as for kolo_process_kill.
+ */
+int kolo_process_kill_group(kolo_loop *loop, kolo_process process, int signal);
+
+/**
+ * What the program has used of the machine, in its on_exit.
+ *
+ * Errors: KOLO_EBUSY while it runs; KOLO_ECHILD if its status is not known either; KOLO_EINVAL if
+ * `out` is NULL or its size is wrong.
+ */
+int kolo_process_usage(kolo_loop *loop, kolo_process process, kolo_resource_usage *out);
+
+/**
+ * Sends a signal to any process, or with a negative number to a process group (kill(2)). For a
+ * program that kolo started kolo_process_kill is better: it never hits another one. Any thread.
+ *
+ * Errors: KOLO_ESRCH if there is none; KOLO_EPERM if it may not be; KOLO_EINVAL for a number that
+ * is no signal.
+ */
+int kolo_kill(int pid, int signal);
+
 #ifdef __cplusplus
 }
 #endif
@@ -2105,5 +2394,11 @@ int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
 #define KOLO_LISTEN_OPTIONS_INIT \
     { sizeof(kolo_listen_options), 0, false, false, false, false, 0, 0, 0, 0, 0, 0 }
 #define KOLO_LISTENER_HANDLER_INIT { sizeof(kolo_listener_handler), NULL, NULL, NULL }
+#define KOLO_STDIO_INIT \
+    { sizeof(kolo_stdio), KOLO_STDIO_INHERIT, 0, 0, NULL, 0, NULL, NULL, NULL }
+#define KOLO_PROCESS_OPTIONS_INIT \
+    { sizeof(kolo_process_options), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, \
+      0, 0, false, false, false, false, false, false, false, false }
+#define KOLO_RESOURCE_USAGE_INIT { sizeof(kolo_resource_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 #endif /* KOLO_H */

@@ -29,6 +29,7 @@ const PARTS: &[&str] = &[
     "stream",
     "tcp",
     "listener",
+    "process",
 ];
 
 fn root() -> PathBuf {
@@ -244,7 +245,7 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    assert_eq!(initialised.lines().count(), 7);
+    assert_eq!(initialised.lines().count(), 10);
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();

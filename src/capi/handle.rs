@@ -32,6 +32,8 @@ pub enum kolo_kind {
     KOLO_KIND_LOCAL_LISTENER = 10,
     /// A pipe, or another descriptor that is no socket and carries bytes.
     KOLO_KIND_PIPE = 11,
+    /// A kolo_process.
+    KOLO_KIND_PROCESS = 12,
     /// A kolo_request.
     KOLO_KIND_REQUEST = 13,
 }

@@ -24,6 +24,8 @@
 mod boundary;
 mod registry;
 mod sized;
+#[cfg(feature = "process")]
+mod spawn;
 mod tables;
 
 pub mod address;
@@ -34,6 +36,8 @@ pub mod hook;
 #[cfg(feature = "net")]
 pub mod listener;
 pub mod poll;
+#[cfg(feature = "process")]
+pub mod process;
 pub mod remote;
 pub mod signal;
 pub mod stream;

@@ -63,6 +63,8 @@ pub type kolo_listener = kolo_handle;
 pub type kolo_stream = kolo_handle;
 /// A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions.
 pub type kolo_tcp = kolo_stream;
+/// A program that runs.
+pub type kolo_process = kolo_handle;
 /// Work under way on another thread: a handle that ends by itself.
 pub type kolo_request = kolo_handle;
 /// The number of a pool of threads. It belongs to no loop; 0 is never one.
