@@ -8,6 +8,7 @@ DESTDIR    ?=
 CARGO      ?= cargo
 CC         ?= cc
 ARGS       ?=
+FEATURES   ?= default
 
 export CARGO_TARGET_DIR := $(CURDIR)/target
 NATIVE_LIBS  := $(CARGO_TARGET_DIR)/release/native-libs
@@ -15,14 +16,14 @@ LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header abi check-targets fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-features check-targets fmt clean help
 
 # Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
 # rustc also tells what a program must link beside the static library.
-## build: the library, shared and static, in target/release (what plain `make` does)
+## build: the library, shared and static, in target/release (what plain `make` does); FEATURES=net,fs for a part of it
 build:
 	@scripts/need rust cc:gcc libc6-dev
-	$(CARGO) rustc --lib --release --locked --features capi --crate-type cdylib,staticlib -- \
+	$(CARGO) rustc --lib --release --locked --no-default-features --features 'capi,$(FEATURES)' --crate-type cdylib,staticlib -- \
 	    --print native-static-libs='$(NATIVE_LIBS)'
 	@touch '$(NATIVE_LIBS)'
 
@@ -66,6 +67,10 @@ header:
 ## abi: write new functions, structs and constants to the lists in packaging/ that a test compares
 abi: prefix
 	@scripts/abi '$(LOCAL_PREFIX)' --bless
+
+## check-features: lint every combination of the cargo features
+check-features:
+	@scripts/check-features
 
 ## check-targets: type-check and lint for Windows, FreeBSD and macOS; TARGETS= for others
 check-targets:
