@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # run.sh PREFIX [SUITE...] - the tests of the C ABI against an installed kolo: PREFIX has include/kolo.h, lib/libkolo.so,
 # lib/libkolo.a and lib/pkgconfig/kolo.pc. Suites: header c clang valgrind cpp python luajit; all of them without SUITE.
+# (And `sanitizer`, of scripts/check-sanitizers.)
 #
 # Prints each test as "ok NAME" or "FAILED NAME" and ends with a line "N passed, N failed".
 set -uo pipefail
@@ -203,6 +204,27 @@ suite_valgrind() {
     job wrapper 300 "${valgrind[@]}" "$build/wrapper.valgrind"
     finish
     unset KOLO_TEST_SECONDS KOLO_TEST_VALGRIND
+}
+
+# With KOLO_SANITIZER (address or thread), and an instrumented library with all that it needs in KOLO_SANITIZER_LIBRARIES.
+suite_sanitizer() {
+    local program libraries plain=("${c_flags[@]}")
+    heading "C programs with the $KOLO_SANITIZER sanitizer"
+    read -r -a libraries <<<"$KOLO_SANITIZER_LIBRARIES"
+    c_flags+=("-fsanitize=$KOLO_SANITIZER")
+    # The runtime comes with the library: see there.
+    if [ "$KOLO_SANITIZER" = thread ]; then
+        c_flags+=("-fno-sanitize-link-runtime")
+        build_c sanitizer clang "${libraries[@]}"
+    else
+        build_c sanitizer gcc "${libraries[@]}"
+    fi
+    c_flags=("${plain[@]}")
+    # What a sanitizer reports must fail the test in whose process it is.
+    export ASAN_OPTIONS=exitcode=77:detect_leaks=1 TSAN_OPTIONS=exitcode=77:report_signal_unsafe=0 KOLO_TEST_SECONDS=120
+    for program in "${c_programs[@]}"; do job "$program" 600 "$build/sanitizer/$program"; done
+    finish
+    unset ASAN_OPTIONS TSAN_OPTIONS KOLO_TEST_SECONDS
 }
 
 suite_cpp() {
