@@ -16,6 +16,8 @@ use crate::error::{Code, Result};
 use crate::hook::HookState;
 #[cfg(feature = "net")]
 use crate::net::listener::ListenerState;
+#[cfg(feature = "net")]
+use crate::net::udp::UdpState;
 use crate::poll::PollState;
 #[cfg(all(unix, feature = "process"))]
 use crate::process::ProcessState;
@@ -131,6 +133,8 @@ pub enum Kind {
     Listener = 6,
     /// A [`TcpStream`](crate::TcpStream).
     Tcp = 7,
+    /// A [`UdpSocket`](crate::UdpSocket).
+    Udp = 8,
     /// A Unix-domain stream socket.
     Local = 9,
     /// A listening Unix-domain socket.
@@ -170,6 +174,8 @@ pub(crate) enum Body {
     Listener(Box<ListenerState>),
     #[cfg_attr(not(feature = "net"), allow(dead_code))] // nothing carries streams
     Stream(StreamState),
+    #[cfg(feature = "net")]
+    Udp(Box<UdpState>),
     #[cfg(all(unix, feature = "process"))]
     Process(Box<ProcessState>),
     Request(Box<RequestState>),
@@ -193,6 +199,8 @@ impl Entry {
             #[cfg(feature = "net")]
             Body::Listener(_) => Kind::Listener,
             Body::Stream(stream) => stream.kind(),
+            #[cfg(feature = "net")]
+            Body::Udp(_) => Kind::Udp,
             #[cfg(all(unix, feature = "process"))]
             Body::Process(_) => Kind::Process,
             Body::Request(_) => Kind::Request,
@@ -373,6 +381,8 @@ impl Body {
             #[cfg(feature = "net")]
             Body::Listener(listener) => Some(&mut listener.source),
             Body::Poll(poll) => Some(&mut poll.source),
+            #[cfg(feature = "net")]
+            Body::Udp(udp) => Some(&mut udp.source),
             #[cfg(all(unix, feature = "process"))]
             Body::Process(process) => Some(&mut process.source),
             _ => None,

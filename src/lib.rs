@@ -78,6 +78,8 @@ pub use metrics::Metrics;
 pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
 #[cfg(feature = "net")]
 pub use net::tcp::{ConnectOptions, Keepalive, TcpStream};
+#[cfg(feature = "net")]
+pub use net::udp::{Datagram, DatagramError, Transmit, UdpHandler, UdpOptions, UdpSocket};
 pub use options::{LoopOptions, SlowCallback};
 pub use poll::Poll;
 pub use pool::{Pool, PoolOptions, WorkClass};
@@ -89,5 +91,7 @@ pub use remote::{Remote, Waker};
 pub use request::Request;
 pub use signal::Signal;
 pub use stream::{Flow, Payload, Stream, StreamHandler, Timeout, WriteId};
+#[cfg(feature = "net")]
+pub use sys::udp_options::Fragmentation;
 pub use sys::RawSocket;
 pub use timer::Timer;

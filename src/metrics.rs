@@ -176,6 +176,8 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }
         Body::Stream(stream) => stream.describe(&mut line),
+        #[cfg(feature = "net")]
+        Body::Udp(udp) => udp.describe(&mut line),
         #[cfg(all(unix, feature = "process"))]
         Body::Process(process) => crate::process::describe(process, &mut line),
         Body::Request(request) => {

@@ -24,6 +24,17 @@
 //!    [`RECEIVE_BUDGET`] bytes come from one stream before the others have their turn, and at
 //!    most the listener's own number of connections are accepted from it.
 //! 7. After `close` or `release` no completion comes for that source.
+//! 8. A source with [`State::DATAGRAMS`] keeps the boundaries of what is sent and received.
+//!    Receiving brings [`Completion::Datagrams`]: a [`Batch`] of at least one datagram in the
+//!    driver's own memory, in the order in which they came, which the caller gives back with
+//!    [`Driver::recycle_datagrams`]. At most [`DATAGRAM_BUDGET`] messages and about
+//!    [`RECEIVE_BUDGET`] bytes come from one source in one turn. Receiving does not end with an
+//!    error of one datagram: that is a [`Completion::DatagramFailed`], and more may follow. Only
+//!    an error of the socket itself ends it ([`Completion::ReceiveFailed`]).
+//! 9. `send_datagrams` takes whole messages in their order, as many as it can at once, and keeps
+//!    no hold on the caller's memory. It stops at the first that is refused, and says why; those
+//!    after it were not tried. When it took fewer and says nothing, the socket is full, and a
+//!    [`Completion::DatagramsSent`] follows, after which the caller sends again what is left.
 
 #![cfg_attr(
     not(feature = "net"),
@@ -43,6 +54,7 @@ use socket2::{SockAddr, Socket};
 
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
+use crate::sys::datagrams::{Batch, Outgoing, Told, BATCH};
 use crate::sys::Descriptor;
 
 /// The size of the buffer that streams share for receiving: what one call can bring.
@@ -53,6 +65,10 @@ pub(crate) const RECEIVE_BUFFER: usize = 64 * 1024;
 
 /// Bytes that one stream may bring in one turn before the others have theirs.
 pub(crate) const RECEIVE_BUDGET: usize = 4 * RECEIVE_BUFFER;
+
+/// Messages that one datagram socket may bring in one turn before the others have theirs: four
+/// batches, some hundred microseconds of the kernel's time.
+pub(crate) const DATAGRAM_BUDGET: u32 = 4 * BATCH as u32;
 
 /// Events that one wait may collect, whatever is asked for: 64 Ki of them are a megabyte.
 pub(crate) const EVENTS_MAX: usize = 64 * 1024;
@@ -90,6 +106,12 @@ bitflags! {
         /// A read that came short need not have emptied it, so each is looked at: Unix-domain
         /// sockets (passed descriptors end a read), terminals (a line ends one), packet pipes.
         const STOPS_SHORT = 1 << 11;
+        /// Carries datagrams.
+        const DATAGRAMS = 1 << 12;
+        /// Datagrams: what the network tells of those sent is asked for, too.
+        const ERROR_QUEUE = 1 << 13;
+        /// Datagrams: control messages may come with them.
+        const CONTROL = 1 << 14;
     }
 }
 
@@ -102,7 +124,8 @@ impl State {
             | State::CONNECT
             | State::HANGUP
             | State::CARRIED
-            | State::STOPS_SHORT;
+            | State::STOPS_SHORT
+            | State::DATAGRAMS;
         self & (State::RECEIVE | other) == State::RECEIVE
     }
 }
@@ -266,6 +289,12 @@ pub(crate) enum Completion {
     Accepted(Id, Socket),
     /// Accepting failed and has stopped.
     AcceptFailed(Id, Error),
+    /// Datagrams came.
+    Datagrams(Id, Box<Batch>),
+    /// A datagram that was sent, or one that came, met an error. Receiving goes on.
+    DatagramFailed(Id, Error, Option<Box<Told>>),
+    /// The socket that was full of datagrams has room again.
+    DatagramsSent(Id),
     /// A foreign descriptor is ready, or could not be watched any more.
     Polled(Id, Result<Interest>),
 }
@@ -294,6 +323,14 @@ pub(crate) trait Driver {
     fn recycle(&mut self, received: Received);
 
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize>;
+    /// How many messages were taken, and what there is against the next one.
+    fn send_datagrams(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        messages: &[Outgoing<'_>],
+    ) -> (usize, Result<()>);
+    fn recycle_datagrams(&mut self, batch: Box<Batch>);
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()>;
     /// Accepts until stopped, at most `per_turn` connections a turn.
     fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()>;
@@ -408,6 +445,19 @@ impl Driver for AnyDriver {
     #[inline]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         either!(self, driver => driver.send(id, source, slices))
+    }
+
+    fn send_datagrams(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        messages: &[Outgoing<'_>],
+    ) -> (usize, Result<()>) {
+        either!(self, driver => driver.send_datagrams(id, source, messages))
+    }
+
+    fn recycle_datagrams(&mut self, batch: Box<Batch>) {
+        either!(self, driver => driver.recycle_datagrams(batch))
     }
 
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {

@@ -73,7 +73,7 @@ impl Loop {
 
     /// Before a callback: the time, if it is to be measured.
     #[inline]
-    fn enter_callback(&self) -> Option<u64> {
+    pub(crate) fn enter_callback(&self) -> Option<u64> {
         self.clock_stale.set(true);
         self.in_callback.set(true);
         self.meter.callback_begins()
@@ -81,7 +81,7 @@ impl Loop {
 
     /// After a callback: what it wrote goes to the kernel.
     #[inline]
-    fn leave_callback(&self) -> RefMut<'_, Core> {
+    pub(crate) fn leave_callback(&self) -> RefMut<'_, Core> {
         self.in_callback.set(false);
         self.clock_stale.set(true);
         let mut core = self.core.borrow_mut();

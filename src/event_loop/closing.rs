@@ -8,6 +8,8 @@ use crate::error::{Code, Result};
 use crate::handles::{Body, Flags, Id};
 #[cfg(feature = "net")]
 use crate::net::listener::ListenerHandler;
+#[cfg(feature = "net")]
+use crate::net::udp::{self, UdpHandler};
 use crate::request::{self, Request, RequestState};
 use crate::stream::{StreamHandler, Writes};
 use crate::sys;
@@ -21,6 +23,10 @@ pub(crate) enum Final {
     Stream(Id, Box<dyn StreamHandler>),
     #[cfg(feature = "net")]
     Listener(Id, Box<dyn ListenerHandler>),
+    #[cfg(feature = "net")]
+    Datagrams(Id, Box<udp::Queue>),
+    #[cfg(feature = "net")]
+    Udp(Id, Box<dyn UdpHandler>),
     Request(Id, Box<RequestState>),
     Callback(Id, CloseCallback),
     /// Nothing to say; but the user's destructors may call the loop.
@@ -87,6 +93,12 @@ impl Loop {
                 Some(Final::Listener(id, mut handler)) => {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::TcpListener(id)));
                 }
+                #[cfg(feature = "net")]
+                Some(Final::Datagrams(id, queue)) => self.cancel_datagrams(id, queue),
+                #[cfg(feature = "net")]
+                Some(Final::Udp(id, mut handler)) => {
+                    self.callback(Some(id), |lp| handler.on_close(lp, crate::UdpSocket(id)));
+                }
                 Some(Final::Request(id, request)) => {
                     let (done, rest) = request.into_last_words();
                     drop(rest);
@@ -141,6 +153,8 @@ impl Loop {
                     | Deferred::Waker(_)
                     | Deferred::Request(_),
                 ) => {}
+                #[cfg(feature = "net")]
+                Some(Deferred::Udp(_)) => {}
             }
         }
     }
@@ -165,6 +179,8 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         // What was written before `close` goes to the kernel as far as it takes it.
         crate::stream::flush(core, id);
     }
+    #[cfg(feature = "net")]
+    udp::flush(core, id);
     let entry = core.handles.get_mut(id)?;
     entry.flags.insert(Flags::CLOSING);
     let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
@@ -185,6 +201,8 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         #[cfg(feature = "net")]
         Body::Listener(listener) => core.driver.close(id, &mut listener.source),
         Body::Stream(stream) => core.driver.close(id, &mut stream.source),
+        #[cfg(feature = "net")]
+        Body::Udp(udp) => core.driver.close(id, &mut udp.source),
         #[cfg(all(unix, feature = "process"))]
         Body::Process(_) => crate::process::close(core, id),
         Body::Request(request) => lingers = !request::close(request),
@@ -219,6 +237,14 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
             let handler = listener.into_handler();
             core.finals
                 .extend(handler.map(|handler| Final::Listener(id, handler)));
+        }
+        #[cfg(feature = "net")]
+        Body::Udp(udp) => {
+            let (queue, handler) = udp.into_last_words();
+            core.finals
+                .extend(queue.map(|queue| Final::Datagrams(id, queue)));
+            core.finals
+                .extend(handler.map(|handler| Final::Udp(id, handler)));
         }
         #[cfg(all(unix, feature = "process"))]
         Body::Process(process) => crate::process::leave(core, id, process),

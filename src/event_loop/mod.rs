@@ -62,6 +62,9 @@ pub(crate) enum Deferred {
     #[cfg_attr(not(unix), allow(dead_code))] // no signals there
     Signal(Id, i32),
     Waker(Id),
+    /// The UDP socket has something to tell: see `Loop::udp_events`.
+    #[cfg(feature = "net")]
+    Udp(Id),
     /// The child is to be looked at: it may have ended.
     #[cfg(all(unix, feature = "process"))]
     Process(Id),
@@ -93,6 +96,9 @@ pub(crate) struct Core {
     pub lingering: usize,
     /// Small writes of the running callback, to be sent when it returns.
     pub gathered: crate::stream::Gathered,
+    /// Datagrams that are to be sent when the running callback returns, or the batch is through.
+    #[cfg(feature = "net")]
+    pub datagrams: crate::net::udp::Gathered,
     /// The name that the last owned write got; names are not used again.
     pub last_write: u64,
     /// The loop's clock.
@@ -158,6 +164,8 @@ impl Loop {
                 pool: options.pool,
                 lingering: 0,
                 gathered: Default::default(),
+                #[cfg(feature = "net")]
+                datagrams: Default::default(),
                 last_write: 0,
                 now,
                 ending: false,

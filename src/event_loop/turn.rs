@@ -2,8 +2,8 @@
 
 use super::{Core, Deferred, Loop, RunMode};
 use crate::driver::{Completion, Driver};
-use crate::error::Result;
-use crate::handles::Kind;
+use crate::error::{Error, Result};
+use crate::handles::{Id, Kind};
 use crate::hook::HookKind;
 use crate::sys;
 
@@ -100,6 +100,8 @@ impl Loop {
                 Some(Deferred::Stream(id)) => self.stream_events(id),
                 Some(Deferred::Signal(id, number)) => self.signal_came(id, number),
                 Some(Deferred::Waker(id)) => self.waker_woken(id),
+                #[cfg(feature = "net")]
+                Some(Deferred::Udp(id)) => self.udp_events(id),
                 #[cfg(all(unix, feature = "process"))]
                 Some(Deferred::Process(id)) => self.process_changed(id),
                 Some(Deferred::Request(id)) => self.request_over(id),
@@ -156,7 +158,7 @@ impl Loop {
                 Completion::Received(id, received) => self.stream_received(id, received),
                 Completion::Readable(id) => self.stream_readable(id),
                 Completion::Ended(id) => self.stream_ended(id),
-                Completion::ReceiveFailed(id, error) => self.stream_failed(id, error),
+                Completion::ReceiveFailed(id, error) => self.receive_failed(id, error),
                 Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
                 Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
                 #[cfg(feature = "net")]
@@ -165,8 +167,26 @@ impl Loop {
                 Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
                 #[cfg(not(feature = "net"))]
                 Completion::Accepted(..) | Completion::AcceptFailed(..) => {} // nobody asks for it
+                #[cfg(feature = "net")]
+                Completion::Datagrams(id, batch) => self.udp_received(id, batch),
+                #[cfg(feature = "net")]
+                Completion::DatagramFailed(id, error, told) => self.udp_failed(id, error, told),
+                #[cfg(feature = "net")]
+                Completion::DatagramsSent(id) => self.udp_sent(id),
+                #[cfg(not(feature = "net"))]
+                Completion::Datagrams(..)
+                | Completion::DatagramFailed(..)
+                | Completion::DatagramsSent(_) => {}
                 Completion::Polled(id, outcome) => self.polled(id, outcome),
             }
         }
+    }
+
+    fn receive_failed(&self, id: Id, error: Error) {
+        #[cfg(feature = "net")]
+        if self.kind(id) == Ok(Kind::Udp) {
+            return self.udp_receive_failed(id, error);
+        }
+        self.stream_failed(id, error);
     }
 }

@@ -1,4 +1,5 @@
-//! What carries streams over a network.
+//! What carries bytes over a network: TCP and UDP.
 
 pub(crate) mod listener;
 pub(crate) mod tcp;
+pub(crate) mod udp;

@@ -133,6 +133,8 @@ pub(crate) fn flush(core: &mut Core, id: Id) {
         send_now(core, id, &[]);
     } else {
         core.gathered.disown();
+        #[cfg(feature = "net")]
+        crate::net::udp::flush(core, id);
         drain(core, id);
     }
 }

@@ -60,7 +60,7 @@ impl Payload {
         Payload(Memory::Raw(base, length))
     }
 
-    fn bytes(&self) -> &[u8] {
+    pub(crate) fn bytes(&self) -> &[u8] {
         match &self.0 {
             Memory::Vec(bytes) => bytes,
             Memory::Static(bytes) => bytes,

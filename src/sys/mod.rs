@@ -7,6 +7,7 @@
 
 #[cfg(all(unix, feature = "process"))]
 pub(crate) mod children;
+pub(crate) mod datagrams;
 #[cfg(unix)]
 #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
 mod file;
@@ -14,6 +15,8 @@ pub(crate) mod fork;
 #[cfg(unix)]
 #[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod local;
+#[cfg(feature = "net")]
+pub(crate) mod udp_options;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -42,15 +45,25 @@ use socket2::{Domain, Protocol, Socket, Type};
 /// The descriptor of a socket as the system has it: `RawFd`, or `RawSocket` on Windows.
 pub type RawSocket = Descriptor;
 
+/// A new UDP socket that neither blocks nor is inherited by programs the process starts.
+#[cfg(feature = "net")]
+pub(crate) fn udp_socket(domain: Domain) -> io::Result<Socket> {
+    new_socket(domain, Type::DGRAM, Protocol::UDP)
+}
+
 /// A new TCP socket that neither blocks nor is inherited by programs the process starts.
 pub(crate) fn tcp_socket(domain: Domain) -> io::Result<Socket> {
+    new_socket(domain, Type::STREAM, Protocol::TCP)
+}
+
+fn new_socket(domain: Domain, kind: Type, protocol: Protocol) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     {
-        Socket::new(domain, Type::STREAM.nonblocking(), Some(Protocol::TCP))
+        Socket::new(domain, kind.nonblocking(), Some(protocol))
     }
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     {
-        let socket = Socket::new(domain, Type::STREAM, Some(Protocol::TCP))?;
+        let socket = Socket::new(domain, kind, Some(protocol))?;
         socket.set_nonblocking(true)?;
         Ok(socket)
     }

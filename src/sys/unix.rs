@@ -83,6 +83,24 @@ pub(crate) fn send(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize>
     }
 }
 
+/// Undoes the connecting of a datagram socket (connect(2), `AF_UNSPEC`).
+#[cfg(feature = "net")]
+pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
+    // SAFETY: a struct of numbers.
+    let mut nobody: libc::sockaddr = unsafe { std::mem::zeroed() };
+    nobody.sa_family = libc::AF_UNSPEC as libc::sa_family_t;
+    let length = size_of::<libc::sockaddr>() as libc::socklen_t;
+    // SAFETY: `nobody` lives through the call and is as long as it says.
+    if unsafe { libc::connect(socket.as_raw_fd(), &nobody, length) } == 0 {
+        return Ok(());
+    }
+    match io::Error::last_os_error() {
+        // What the BSDs and Darwin say after they have done it.
+        error if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => Ok(()),
+        error => Err(error),
+    }
+}
+
 /// Writes eight bytes to an event descriptor or a pipe, to wake whoever waits for it; a full one
 /// wakes already. Async-signal-safe, and errno is left as it was.
 pub(crate) fn write_event(descriptor: Descriptor) {

@@ -66,6 +66,12 @@ pub(crate) fn send(socket: &Socket, slices: &[IoSlice<'_>]) -> io::Result<usize>
     }
 }
 
+/// There is no such call.
+#[cfg(feature = "net")]
+pub(crate) fn disconnect(_socket: &Socket) -> io::Result<()> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
 /// What has come to a Unix-domain socket, and whether something else than the buffer's end cut it
 /// short.
 pub(crate) fn receive_message(socket: &Socket, memory: &mut [u8]) -> io::Result<(usize, bool)> {

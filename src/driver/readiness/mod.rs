@@ -12,6 +12,7 @@
 //! edge) and urgent data, at whose mark a read stops short. After either, reading goes on until
 //! the socket says that it is empty.
 
+mod datagrams;
 mod work;
 
 use std::collections::VecDeque;
@@ -26,6 +27,7 @@ use super::{
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
+use crate::sys::datagrams::{Batch, Outgoing};
 use crate::sys::{self, Descriptor};
 use work::{note_outcome, read};
 
@@ -81,6 +83,8 @@ struct Current {
     error: bool,
     bytes_left: usize,
     accepted: u32,
+    /// Messages of datagrams that came, and errors.
+    datagrams: u32,
 }
 
 impl Current {
@@ -91,6 +95,7 @@ impl Current {
             error,
             bytes_left: RECEIVE_BUDGET,
             accepted: 0,
+            datagrams: 0,
         }
     }
 }
@@ -106,6 +111,7 @@ pub(crate) struct Readiness<S> {
     /// How many of `carried` belong to this turn.
     carried_now: usize,
     memory: Option<Box<Buffer>>,
+    batches: datagrams::Batches,
     /// How many connections each listener may accept a turn: listeners are few.
     accept_limits: Vec<(Id, u32)>,
     /// The process that opened the sources.
@@ -123,6 +129,7 @@ impl<S: Selector> Readiness<S> {
             carried: VecDeque::new(),
             carried_now: 0,
             memory: None,
+            batches: Default::default(),
             accept_limits: Vec::new(),
             fork_generation: sys::fork::generation(),
         }
@@ -170,10 +177,12 @@ impl<S: Selector> Readiness<S> {
         let reads = source.state.intersects(State::RECEIVE | State::ACCEPT);
         let mut want = State::empty();
         want.set(State::READ_INTEREST, S::EDGE || reads);
-        // Edge-triggered, writable interest once asked for does no harm, and stays.
+        // Edge-triggered, writable interest once asked for does no harm to a stream, and stays. A
+        // datagram socket would wake the loop for each datagram that leaves.
+        let stays = S::EDGE && !source.state.contains(State::DATAGRAMS);
         want.set(
             State::WRITE_INTEREST,
-            writes || S::EDGE && had.contains(State::WRITE_INTEREST),
+            writes || stays && had.contains(State::WRITE_INTEREST),
         );
         let registered = source.state.contains(State::REGISTERED);
         if registered && want == had {
@@ -208,7 +217,7 @@ impl<S: Selector> Readiness<S> {
     /// As [`Self::sync`] where less is wanted than before. Taking interest away fails only for a
     /// descriptor that somebody closed behind our back, and then nothing is reported for it.
     fn follow(&mut self, id: Id, source: &mut Source) {
-        if !S::EDGE {
+        if !S::EDGE || source.state.contains(State::DATAGRAMS) {
             let _ = self.sync(id, source);
         }
     }
@@ -229,7 +238,7 @@ impl<S: Selector> Readiness<S> {
             source.state.remove(State::CARRIED);
         }
         self.accept_limits.retain(|(listener, _)| *listener != id);
-        source.state = State::empty();
+        source.state &= State::DATAGRAMS;
     }
 }
 
@@ -342,6 +351,19 @@ impl<S: Selector> Driver for Readiness<S> {
             self.sync(id, source)?;
         }
         Ok(sent)
+    }
+
+    fn send_datagrams(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        messages: &[Outgoing<'_>],
+    ) -> (usize, Result<()>) {
+        self.send_messages(id, source, messages)
+    }
+
+    fn recycle_datagrams(&mut self, batch: Box<Batch>) {
+        self.batches.recycle(batch);
     }
 
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {

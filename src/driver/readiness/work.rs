@@ -44,11 +44,17 @@ impl<S: Selector> Readiness<S> {
             source.state.remove(State::SEND);
             self.follow(now.id, source);
             // Reading comes next, when this source is asked again.
+            if source.state.contains(State::DATAGRAMS) {
+                return Some(Completion::DatagramsSent(now.id));
+            }
             return Some(Completion::Sent(now.id, Ok(())));
         }
         if !source.state.contains(State::READABLE) || source.state.contains(State::CARRIED) {
             // Nothing to read; or it has its turn with those carried over, once.
             return None;
+        }
+        if source.state.contains(State::DATAGRAMS) {
+            return self.receive_datagrams(now, source);
         }
         if source.state.contains(State::ACCEPT) {
             return self.accept(now, source);

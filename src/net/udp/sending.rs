@@ -1,0 +1,598 @@
+//! The way of datagrams to the kernel, and what it has against them.
+
+use std::io::IoSlice;
+use std::net::SocketAddr;
+
+use super::gathered::GATHER_BELOW;
+use super::handler::DatagramError;
+use super::queue::{cost, SendCallback, SEGMENTS_MAX};
+use super::state::{state, Status, UdpState};
+use super::{Transmit, UdpSocket};
+use crate::driver::{AnyDriver, Driver, State};
+use crate::error::{Code, Error, Result};
+use crate::event_loop::{Core, Deferred, Loop};
+use crate::handles::Id;
+use crate::stream::{Flow, Payloads};
+use crate::sys::datagrams::{How, Outgoing};
+
+/// What UDP over IPv4 carries at most, and over IPv6 (RFC 768; RFC 8200, without jumbograms).
+const LENGTH_MAX_IPV4: usize = 65_507;
+const LENGTH_MAX_IPV6: usize = 65_527;
+
+/// Bytes that one socket may send from its queue in one go before the others have their turn.
+const SEND_BUDGET: usize = 1024 * 1024;
+
+/// Something that was refused: of the message with this index so many datagrams.
+struct Refusal {
+    message: usize,
+    error: Error,
+    count: u32,
+}
+
+/// How far a sending went: so many messages are dealt with (sent or refused), and so many bytes
+/// of the next one. Fewer than there are: the socket is full.
+#[derive(Default)]
+struct Progress {
+    messages: usize,
+    bytes: usize,
+    /// Empty, and without memory, unless something went wrong.
+    refused: Vec<Refusal>,
+}
+
+/// What is checked before a datagram is taken: where it goes and how, and the size of segments.
+fn checked(
+    udp: &UdpState,
+    length: usize,
+    transmit: &Transmit,
+) -> Result<(Option<SocketAddr>, How, u16)> {
+    let asks = transmit.source.is_some() || transmit.interface != 0 || transmit.tos.is_some();
+    if asks && !cfg!(any(target_os = "linux", target_os = "android")) {
+        return Err(Code::ENOTSUP.into());
+    }
+    let (to, how) = udp.route(transmit)?;
+    let most = if how.ipv4 {
+        LENGTH_MAX_IPV4
+    } else {
+        LENGTH_MAX_IPV6
+    };
+    if length > most {
+        return Err(Code::EMSGSIZE.into());
+    }
+    let segment = match transmit.segment_size {
+        None => 0,
+        Some(0) => return Err(Code::EINVAL.into()),
+        Some(size) if length.div_ceil(usize::from(size)) > SEGMENTS_MAX => {
+            return Err(Code::EINVAL.into())
+        }
+        Some(size) if usize::from(size) >= length => 0,
+        Some(size) => size,
+    };
+    Ok((to, how, segment))
+}
+
+fn has_room(udp: &UdpState, more: usize) -> Result<()> {
+    let limit = match &udp.queue {
+        Some(queue) => queue.marks.limit,
+        None => super::queue::WATERMARKS.limit,
+    };
+    if more > limit.saturating_sub(udp.queued()) {
+        return Err(Code::ENOBUFS.into());
+    }
+    Ok(())
+}
+
+fn flow(udp: &UdpState) -> Flow {
+    if udp.is_full() {
+        Flow::Full
+    } else {
+        Flow::Ready
+    }
+}
+
+/// Sends what another socket has gathered, or what this one has, so that `id` may go on.
+fn make_way(core: &mut Core, id: Id, also_own: bool) {
+    if let Some(owner) = core.datagrams.owner() {
+        if owner != id || also_own {
+            flush(core, owner);
+        }
+    }
+}
+
+/// Sends or queues one message, of slices that follow each other.
+pub(super) fn send(
+    core: &mut Core,
+    id: Id,
+    slices: &[IoSlice<'_>],
+    transmit: &Transmit,
+    gathers: bool,
+) -> Result<Flow> {
+    let length = slices.iter().map(|slice| slice.len()).sum();
+    let gathered = core.datagrams.cost_of(id);
+    let udp = state(&mut core.handles, id)?;
+    let (to, how, segment) = checked(udp, length, transmit)?;
+    has_room(udp, gathered + cost(length, segment))?;
+    let message = Outgoing {
+        to,
+        slices,
+        segment,
+        how,
+    };
+    if udp.must_queue() {
+        let limit = udp.segment_limit;
+        udp.queue().push_copy(&message, 0, limit);
+        return Ok(flow(udp));
+    }
+    if gathers && length < GATHER_BELOW && segment == 0 {
+        if let [one] = slices {
+            let (limit, flow) = (udp.segment_limit, flow(udp));
+            gather(core, id, to, how, one, limit);
+            return Ok(flow);
+        }
+    }
+    make_way(core, id, true);
+    send_or_queue(core, id, &[message]);
+    Ok(flow(state(&mut core.handles, id)?))
+}
+
+fn gather(
+    core: &mut Core,
+    id: Id,
+    to: Option<SocketAddr>,
+    how: How,
+    data: &[u8],
+    segment_limit: u16,
+) {
+    let full = !core.datagrams.has_room(data.len());
+    make_way(core, id, full);
+    if state(&mut core.handles, id).is_ok_and(|udp| udp.must_queue()) {
+        let slices = [IoSlice::new(data)];
+        let message = Outgoing {
+            to,
+            slices: &slices,
+            segment: 0,
+            how,
+        };
+        return queue_rest(core, id, &[message], 0);
+    }
+    core.datagrams.push(id, to, how, data, segment_limit);
+    if !core.datagrams.held && core.gathered.owner() != Some(id) {
+        // Whoever sees to what streams have gathered sees to this, too.
+        if let Some(owner) = core.gathered.owner() {
+            crate::stream::flush(core, owner);
+        }
+        core.gathered.own(id);
+    }
+}
+
+/// Sends what the socket has gathered.
+pub(crate) fn flush(core: &mut Core, id: Id) {
+    if core.gathered.owner() == Some(id) {
+        core.gathered.disown();
+    }
+    if !core.datagrams.is_owner(id) {
+        return;
+    }
+    let mut gathered = std::mem::take(&mut core.datagrams);
+    let held = std::mem::take(&mut gathered.held);
+    gathered.with_messages(|messages| send_or_queue(core, id, messages));
+    gathered.clear();
+    // The memory is kept for the next.
+    gathered.held = held;
+    core.datagrams = gathered;
+}
+
+/// Sends messages of a socket that has nothing queued; queues what the kernel does not take.
+fn send_or_queue(core: &mut Core, id: Id, messages: &[Outgoing<'_>]) {
+    let Core {
+        handles, driver, ..
+    } = core;
+    let Ok(udp) = state(handles, id) else {
+        return;
+    };
+    if udp.must_queue() {
+        // What was sent just before has filled the socket.
+        return queue_rest(core, id, messages, 0);
+    }
+    let progress = transmit_all(driver, id, udp, messages);
+    for refusal in &progress.refused {
+        note(udp, messages[refusal.message].to, refusal);
+    }
+    if progress.messages < messages.len() {
+        queue_rest(core, id, &messages[progress.messages..], progress.bytes);
+        settle(core, id);
+    } else if udp.queue.as_ref().is_some_and(|queue| queue.has_to_tell()) {
+        settle(core, id);
+    }
+}
+
+fn note(udp: &mut UdpState, to: Option<SocketAddr>, refusal: &Refusal) {
+    let to = to.or(udp.peer);
+    udp.note_error(DatagramError {
+        error: refusal.error,
+        to,
+        by: None,
+        mtu: None,
+        count: refusal.count,
+    });
+}
+
+fn queue_rest(core: &mut Core, id: Id, messages: &[Outgoing<'_>], mut skip: usize) {
+    if let Ok(udp) = state(&mut core.handles, id) {
+        let limit = udp.segment_limit;
+        for message in messages {
+            udp.queue().push_copy(message, skip, limit);
+            skip = 0;
+        }
+    }
+}
+
+/// Sends a message, or says that the socket is full; nothing is queued.
+pub(super) fn try_send(
+    core: &mut Core,
+    id: Id,
+    slices: &[IoSlice<'_>],
+    transmit: &Transmit,
+) -> Result<()> {
+    let length = slices.iter().map(|slice| slice.len()).sum();
+    checked(state(&mut core.handles, id)?, length, transmit)?;
+    make_way(core, id, true);
+    let Core {
+        handles, driver, ..
+    } = &mut *core;
+    let udp = state(handles, id)?;
+    let (to, how, segment) = checked(udp, length, transmit)?;
+    let message = Outgoing {
+        to,
+        slices,
+        segment,
+        how,
+    };
+    let outcome = if udp.must_queue() {
+        Err(Error::new(Code::EAGAIN))
+    } else {
+        let progress = transmit_all(driver, id, udp, &[message]);
+        match progress.refused.first() {
+            Some(refusal) => Err(refusal.error),
+            // A part of a run may have gone: it counts as sent, and the rest waits its turn.
+            None if progress.messages == 0 && progress.bytes > 0 => {
+                let limit = udp.segment_limit;
+                udp.queue().push_copy(&message, progress.bytes, limit);
+                Ok(())
+            }
+            None if progress.messages == 0 => Err(Error::new(Code::EAGAIN)),
+            None => Ok(()),
+        }
+    };
+    if outcome.is_err_and(|error| error.code() == Code::EAGAIN) {
+        // So that `on_drain` says when there is room.
+        udp.queue().full = true;
+    }
+    settle(core, id);
+    outcome
+}
+
+pub(super) fn send_owned(
+    core: &mut Core,
+    id: Id,
+    payloads: Payloads,
+    transmit: &Transmit,
+    done: Option<SendCallback>,
+) -> Result<Flow> {
+    let length = payloads.length();
+    let gathered = core.datagrams.cost_of(id);
+    let udp = state(&mut core.handles, id)?;
+    let (to, how, segment) = checked(udp, length, transmit)?;
+    has_room(udp, gathered + cost(length, segment))?;
+    make_way(core, id, true);
+    let udp = state(&mut core.handles, id)?;
+    udp.queue().push_owned(to, how, segment, payloads, done);
+    drain(core, id);
+    let udp = state(&mut core.handles, id)?;
+    if let Some(queue) = &mut udp.queue {
+        // Only now it is known what the kernel took at once: that never was queued.
+        queue.note_level();
+    }
+    Ok(flow(udp))
+}
+
+/// Sends from the queue until it is empty or the kernel takes no more.
+pub(super) fn drain(core: &mut Core, id: Id) {
+    let mut left = SEND_BUDGET;
+    loop {
+        let Core {
+            handles, driver, ..
+        } = &mut *core;
+        let Ok(udp) = state(handles, id) else {
+            return;
+        };
+        if udp.source.state.contains(State::SEND) || !udp.must_queue() {
+            break;
+        }
+        if left == 0 {
+            udp.status.insert(Status::SEND_ON);
+            break;
+        }
+        let Some(queue) = udp.queue.take() else {
+            break;
+        };
+        let before = queue.bytes();
+        let mut refused = Vec::new();
+        let full = queue.with_messages(|messages| {
+            let progress = transmit_all(driver, id, udp, messages);
+            for refusal in progress.refused {
+                refused.push((messages[refusal.message].to, refusal));
+            }
+            let full = progress.messages < messages.len();
+            (progress.messages, progress.bytes, full)
+        });
+        let (messages, bytes, full) = full;
+        // Errors that were noted meanwhile (see `stale`) stand in a queue of their own.
+        let noted = udp.queue.replace(queue);
+        let queue = udp.queue();
+        if let Some(mut noted) = noted {
+            while let Some(error) = noted.next_error() {
+                queue.note_error(error);
+            }
+        }
+        for (to, refusal) in refused {
+            if udp.queue().has_callback(refusal.message) {
+                udp.queue().refuse(refusal.message, refusal.error);
+            } else {
+                note(udp, to, &refusal);
+            }
+        }
+        let queue = udp.queue();
+        queue.advance(messages, bytes);
+        left = left.saturating_sub(before - queue.bytes());
+        if full {
+            break;
+        }
+    }
+    settle(core, id);
+}
+
+/// After the queue changed: what follows from its being low, or from what is to be told.
+pub(super) fn settle(core: &mut Core, id: Id) {
+    let Ok(udp) = state(&mut core.handles, id) else {
+        return;
+    };
+    let mut tells = udp.status.contains(Status::SEND_ON);
+    // A socket that `try_send` found full drains when it has room.
+    let waits = udp.source.state.contains(State::SEND);
+    if let Some(queue) = &mut udp.queue {
+        if !(waits && queue.bytes() == 0) && queue.falls_to_low() {
+            udp.status.insert(Status::DRAINED);
+            tells = true;
+        }
+        tells |= queue.has_to_tell();
+    }
+    udp.tidy();
+    if tells {
+        defer(core, id);
+    }
+    refresh_active(core, id);
+}
+
+/// The socket has something to tell, in the next deferred phase.
+pub(super) fn defer(core: &mut Core, id: Id) {
+    if let Ok(udp) = state(&mut core.handles, id) {
+        if !udp.status.contains(Status::DEFERRED) {
+            udp.status.insert(Status::DEFERRED);
+            core.deferred.push_back(Deferred::Udp(id));
+        }
+    }
+}
+
+pub(super) fn refresh_active(core: &mut Core, id: Id) {
+    let active = state(&mut core.handles, id).is_ok_and(|udp| udp.is_active());
+    core.handles.set_active(id, active);
+}
+
+/// Sends all that the kernel takes, and goes on after what it refuses.
+fn transmit_all(
+    driver: &mut AnyDriver,
+    id: Id,
+    udp: &mut UdpState,
+    messages: &[Outgoing<'_>],
+) -> Progress {
+    let mut progress = Progress::default();
+    while progress.messages < messages.len() {
+        let left = &messages[progress.messages..];
+        let (taken, outcome) = driver.send_datagrams(id, &mut udp.source, left);
+        progress.messages += taken;
+        match outcome {
+            Ok(()) if taken < left.len() => return progress,
+            Ok(()) => {}
+            Err(error) => {
+                let message = &left[taken];
+                if !go_round(driver, id, udp, message, error, &mut progress) {
+                    return progress;
+                }
+            }
+        }
+    }
+    progress
+}
+
+/// A message was refused: tries what may still be done for it. `false`: the socket is full.
+fn go_round(
+    driver: &mut AnyDriver,
+    id: Id,
+    udp: &mut UdpState,
+    message: &Outgoing<'_>,
+    error: Error,
+    progress: &mut Progress,
+) -> bool {
+    let error = match again(driver, id, udp, message, error) {
+        Again::Sent => {
+            progress.messages += 1;
+            return true;
+        }
+        Again::Full => return false,
+        Again::Refused(error) => error,
+    };
+    if message.segment > 0 && may_be_of_segments(error.code()) {
+        return one_by_one(driver, id, udp, message, error, progress);
+    }
+    let length: usize = message.slices.iter().map(|slice| slice.len()).sum();
+    let count = match message.segment {
+        0 => 1,
+        segment => length.div_ceil(usize::from(segment)) as u32,
+    };
+    progress.refused.push(Refusal {
+        message: progress.messages,
+        error,
+        count,
+    });
+    progress.messages += 1;
+    true
+}
+
+enum Again {
+    Sent,
+    Full,
+    Refused(Error),
+}
+
+/// On a socket that hears of the network's errors, a sending call gives the error of a datagram
+/// that was sent *before*, and does not send. So it is asked once more.
+fn again(
+    driver: &mut AnyDriver,
+    id: Id,
+    udp: &mut UdpState,
+    message: &Outgoing<'_>,
+    error: Error,
+) -> Again {
+    let queue_tells = udp.source.state.contains(State::ERROR_QUEUE);
+    if udp.peer.is_none() && !queue_tells || !may_be_of_the_network(error.code()) {
+        return Again::Refused(error);
+    }
+    let messages = std::slice::from_ref(message);
+    let (taken, outcome) = driver.send_datagrams(id, &mut udp.source, messages);
+    if let Err(second) = outcome {
+        if second.code() == error.code() {
+            return Again::Refused(error);
+        }
+        stale(udp, error, queue_tells);
+        return Again::Refused(second);
+    }
+    stale(udp, error, queue_tells);
+    if taken == 0 {
+        Again::Full
+    } else {
+        Again::Sent
+    }
+}
+
+/// The error was an earlier datagram's.
+fn stale(udp: &mut UdpState, error: Error, queue_tells: bool) {
+    // The queue of errors will say more.
+    if !queue_tells {
+        let to = udp.peer;
+        udp.note_error(DatagramError {
+            error,
+            to,
+            by: None,
+            mtu: None,
+            count: 1,
+        });
+    }
+}
+
+/// Sends the datagrams of a message that the kernel would not take apart, each by itself.
+fn one_by_one(
+    driver: &mut AnyDriver,
+    id: Id,
+    udp: &mut UdpState,
+    message: &Outgoing<'_>,
+    error: Error,
+    progress: &mut Progress,
+) -> bool {
+    let mut whole = Vec::new();
+    for slice in message.slices {
+        whole.extend_from_slice(slice);
+    }
+    let segment = usize::from(message.segment);
+    // What does not fit through the link in one piece is not to be asked for again; what the
+    // kernel or the card cannot do at all is not, either.
+    let limit = match error.code() {
+        Code::EMSGSIZE => message.segment - 1,
+        _ => 0,
+    };
+    let mut any_sent = false;
+    for data in whole.chunks(segment) {
+        let slices = [IoSlice::new(data)];
+        let one = Outgoing {
+            slices: &slices,
+            segment: 0,
+            ..*message
+        };
+        let (taken, outcome) = driver.send_datagrams(id, &mut udp.source, &[one]);
+        match outcome {
+            Ok(()) if taken == 0 => return false,
+            Ok(()) => any_sent = true,
+            Err(error) => progress.refused.push(Refusal {
+                message: progress.messages,
+                error,
+                count: 1,
+            }),
+        }
+        progress.bytes += data.len();
+        if any_sent {
+            udp.segment_limit = udp.segment_limit.min(limit);
+        }
+    }
+    progress.bytes = 0;
+    progress.messages += 1;
+    true
+}
+
+/// Errors that sending in segments may meet where sending one by one does not: no checksums by
+/// the card (EIO), no such option, segments that do not fit the link.
+fn may_be_of_segments(code: Code) -> bool {
+    matches!(
+        code,
+        Code::EIO
+            | Code::EINVAL
+            | Code::EMSGSIZE
+            | Code::ENOTSUP
+            | Code::ENOPROTOOPT
+            | Code::ENOSYS
+    )
+}
+
+/// Errors that the network tells of an earlier datagram (icmp(7)).
+fn may_be_of_the_network(code: Code) -> bool {
+    matches!(
+        code,
+        Code::ECONNREFUSED
+            | Code::EHOSTUNREACH
+            | Code::ENETUNREACH
+            | Code::EHOSTDOWN
+            | Code::ECONNRESET
+            | Code::EMSGSIZE
+            | Code::ENOTSUP
+            | Code::EACCES
+            | Code::EPROTO
+            | Code::ENOPROTOOPT
+            | Code::ETIMEDOUT
+    )
+}
+
+impl Loop {
+    /// The socket that was full has room again.
+    pub(crate) fn udp_sent(&self, id: Id) {
+        drain(&mut self.core.borrow_mut(), id);
+        self.udp_events(id);
+    }
+
+    /// One of a closed socket's sends hears its last; the others stay in the queue of last words.
+    pub(crate) fn cancel_datagrams(&self, id: Id, mut queue: Box<super::queue::Queue>) {
+        let Some((done, outcome)) = queue.next_last_word() else {
+            return;
+        };
+        let rest = crate::event_loop::Final::Datagrams(id, queue);
+        self.core.borrow_mut().finals.push_front(rest);
+        self.callback(Some(id), |lp| done(lp, UdpSocket(id), outcome));
+    }
+}
