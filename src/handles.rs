@@ -145,6 +145,8 @@ pub enum Kind {
     Process = 12,
     /// A [`Request`](crate::Request).
     Request = 13,
+    /// A terminal.
+    Tty = 16,
 }
 
 bitflags! {

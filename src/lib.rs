@@ -65,6 +65,8 @@ mod sys;
 pub mod system;
 mod timer;
 mod timers;
+#[cfg(all(unix, feature = "tty"))]
+mod tty;
 
 pub use driver::Interest;
 pub use error::{Code, Error, Result};
@@ -95,3 +97,5 @@ pub use stream::{Flow, Payload, Stream, StreamHandler, Timeout, WriteId};
 pub use sys::udp_options::Fragmentation;
 pub use sys::RawSocket;
 pub use timer::Timer;
+#[cfg(all(unix, feature = "tty"))]
+pub use tty::{Tty, TtyMode, WindowSize};

@@ -105,6 +105,11 @@ impl Loop {
             let mut core = self.core.borrow_mut();
             match core.handles.get_mut(id).map(|entry| &mut entry.body) {
                 Ok(Body::Signal(state)) if state.number == number => state.callback.take(),
+                #[cfg(all(unix, feature = "tty"))]
+                Ok(Body::Stream(_)) if number > 0 => {
+                    drop(core);
+                    return self.tty_signal(id);
+                }
                 _ => return,
             }
         };
@@ -121,7 +126,9 @@ fn slot(body: &mut Body) -> Option<&mut Option<SignalCallback>> {
     }
 }
 
-#[cfg(unix)]
+#[cfg(all(unix, feature = "tty"))]
+pub(crate) use unix::watch;
+#[cfg(all(unix, not(feature = "tty")))]
 use unix::watch;
 #[cfg(unix)]
 pub(crate) use unix::SignalHub;
@@ -216,7 +223,7 @@ mod unix {
         }
     }
 
-    pub(super) fn watch(lp: &Loop, id: Id, number: i32) -> Result<()> {
+    pub(crate) fn watch(lp: &Loop, id: Id, number: i32) -> Result<()> {
         let has_hub = lp.core()?.signals.is_some();
         if !has_hub {
             let hub = SignalHub::open(lp)?;

@@ -36,6 +36,8 @@ pub enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /// A kolo_request.
     KOLO_KIND_REQUEST = 13,
+    /// A kolo_tty.
+    KOLO_KIND_TTY = 16,
 }
 
 /// The handle has closed: nothing more will be heard of it, and what `user` points to may be freed.

@@ -217,6 +217,8 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         core.handles.set_active(id, true);
         return Ok(());
     }
+    #[cfg(all(unix, feature = "tty"))]
+    crate::tty::close(core, id);
     core.handles.set_active(id, false);
     core.closing.push_back(id);
     Ok(())

@@ -90,6 +90,8 @@ pub(crate) struct Core {
     pub signals: Option<SignalHub>,
     #[cfg(all(unix, feature = "process"))]
     pub children: crate::process::Children,
+    #[cfg(all(unix, feature = "tty"))]
+    pub ttys: crate::tty::Ttys,
     /// Made when it is first needed.
     pub pool: Option<Pool>,
     /// Closed requests at whose job a thread still is.
@@ -161,6 +163,8 @@ impl Loop {
                 signals: None,
                 #[cfg(all(unix, feature = "process"))]
                 children: Default::default(),
+                #[cfg(all(unix, feature = "tty"))]
+                ttys: Default::default(),
                 pool: options.pool,
                 lingering: 0,
                 gathered: Default::default(),

@@ -22,6 +22,7 @@ use crate::handles::{Body, Handles, Id};
 
 pub use handler::{Flow, StreamHandler, Timeout};
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
+#[cfg_attr(not(feature = "local"), allow(unused_imports))]
 pub(crate) use open::{open_descriptor, withdraw, Unopened};
 pub(crate) use sending::flush;
 use state::Status;

@@ -47,6 +47,8 @@ pub(crate) fn notice() {
         extern "C" fn child() {
             GENERATION.fetch_add(1, Ordering::Relaxed);
             super::signals::after_fork();
+            #[cfg(feature = "tty")]
+            super::terminal::after_fork();
         }
         static ONCE: std::sync::Once = std::sync::Once::new();
         ONCE.call_once(|| {

@@ -37,6 +37,8 @@ pub(crate) mod machine;
 pub(crate) mod signals;
 #[cfg(all(unix, feature = "process"))]
 pub(crate) mod spawn;
+#[cfg(all(unix, feature = "tty"))]
+pub(crate) mod terminal;
 
 use std::io::{self, Read};
 

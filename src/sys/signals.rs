@@ -57,6 +57,11 @@ fn registry() -> std::sync::MutexGuard<'static, Registry> {
 }
 
 extern "C" fn handler(number: libc::c_int) {
+    #[cfg(feature = "tty")]
+    if number == libc::SIGCONT {
+        // In place of the handler that would do this.
+        super::keep_errno(super::terminal::apply_again);
+    }
     RUNNING.fetch_add(1, Ordering::SeqCst);
     let (bit, process) = (bit(number), this_process());
     for state in &TABLE[..USED.load(Ordering::SeqCst) as usize] {
@@ -153,6 +158,11 @@ impl Slot {
             if let Some(former) = registry.former[index].take() {
                 // SAFETY: `former` is what sigaction gave for this signal.
                 unsafe { libc::sigaction(number, &former, std::ptr::null_mut()) };
+                #[cfg(feature = "tty")]
+                {
+                    drop(registry);
+                    super::terminal::dispositions_changed();
+                }
             }
         }
     }

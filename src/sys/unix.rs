@@ -101,9 +101,8 @@ pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
     }
 }
 
-/// Writes eight bytes to an event descriptor or a pipe, to wake whoever waits for it; a full one
-/// wakes already. Async-signal-safe, and errno is left as it was.
-pub(crate) fn write_event(descriptor: Descriptor) {
+/// Runs what a signal handler does, and leaves errno to those whom it interrupted.
+pub(crate) fn keep_errno(run: impl FnOnce()) {
     #[cfg(any(target_os = "solaris", target_os = "illumos"))]
     use libc::___errno as errno_location;
     #[cfg(target_os = "android")]
@@ -119,15 +118,23 @@ pub(crate) fn write_event(descriptor: Descriptor) {
     ))]
     use libc::__error as errno_location;
 
-    let one = 1u64.to_ne_bytes();
-    // SAFETY: eight bytes of our own are handed to write(2), which is async-signal-safe; the
-    // errno that is put back is this thread's.
+    // SAFETY: the errno that is put back is this thread's.
     unsafe {
         let errno = errno_location();
         let before = *errno;
-        libc::write(descriptor, one.as_ptr().cast(), one.len());
+        run();
         *errno = before;
     }
+}
+
+/// Writes eight bytes to an event descriptor or a pipe, to wake whoever waits for it; a full one
+/// wakes already. Async-signal-safe, and errno is left as it was.
+pub(crate) fn write_event(descriptor: Descriptor) {
+    let one = 1u64.to_ne_bytes();
+    keep_errno(|| {
+        // SAFETY: eight bytes of our own are handed to write(2), which is async-signal-safe.
+        unsafe { libc::write(descriptor, one.as_ptr().cast(), one.len()) };
+    });
 }
 
 /// Whether [`heavy_barrier`] stands on every thread of the process.
