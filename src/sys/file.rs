@@ -206,7 +206,7 @@ fn write_quietly(at: Descriptor, slices: &[IoSlice<'_>]) -> io::Result<usize> {
     use std::sync::atomic::{AtomicBool, Ordering};
 
     /// `RWF_NOSIGNAL` (Linux 6.18): the call itself leaves the signal out.
-    const NO_SIGNAL: libc::c_int = 0x100;
+    const NO_SIGNAL: libc::c_long = 0x100;
     /// Where the current position is meant, as writev(2) means it.
     const NOWHERE: libc::c_long = -1;
     /// Whether kernel and file may know the flag.
