@@ -7,7 +7,7 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; listening; child processes; initialisers.
+ * the system; streams; TCP; listening; child processes; terminals; initialisers.
  *
  *
  * An echo server
@@ -170,6 +170,9 @@ typedef kolo_handle kolo_request;
 
 /** The number of a pool of threads. It belongs to no loop; 0 is never one. */
 typedef uint64_t kolo_pool;
+
+/** A terminal: a stream. All kolo_stream_ functions take it, and the kolo_tty_ functions. */
+typedef kolo_stream kolo_tty;
 
 /** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
 typedef ptrdiff_t kolo_socket;
@@ -763,6 +766,8 @@ typedef enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /** A kolo_request. */
     KOLO_KIND_REQUEST = 13,
+    /** A kolo_tty. */
+    KOLO_KIND_TTY = 16,
 } kolo_kind;
 
 /** The handle has closed: nothing more will be heard of it, and what `user` points to may be freed. */
@@ -1386,6 +1391,34 @@ typedef enum kolo_interface_flag {
     KOLO_INTERFACE_POINT_TO_POINT = 32,
 } kolo_interface_flag;
 
+/** What a descriptor is: see kolo_guess_kind. */
+typedef enum kolo_descriptor_kind {
+    /** Something else: a raw socket, an event descriptor. */
+    KOLO_DESCRIPTOR_UNKNOWN = 0,
+    /** A regular file. */
+    KOLO_DESCRIPTOR_FILE = 1,
+    /** A folder. */
+    KOLO_DESCRIPTOR_DIRECTORY = 2,
+    /** A terminal: kolo_tty_open. */
+    KOLO_DESCRIPTOR_TTY = 3,
+    /** A pipe, named or not. */
+    KOLO_DESCRIPTOR_PIPE = 4,
+    /** A TCP connection, or a socket that is to become one. */
+    KOLO_DESCRIPTOR_TCP = 5,
+    /** A socket that listens for TCP connections. */
+    KOLO_DESCRIPTOR_TCP_LISTENER = 6,
+    /** A UDP socket. */
+    KOLO_DESCRIPTOR_UDP = 7,
+    /** A Unix-domain stream socket. */
+    KOLO_DESCRIPTOR_LOCAL = 8,
+    /** A socket that listens for Unix-domain streams. */
+    KOLO_DESCRIPTOR_LOCAL_LISTENER = 9,
+    /** A Unix-domain datagram socket. */
+    KOLO_DESCRIPTOR_LOCAL_DATAGRAM = 10,
+    /** A device that is no terminal, such as /dev/null or a disk. */
+    KOLO_DESCRIPTOR_DEVICE = 11,
+} kolo_descriptor_kind;
+
 /**
  * What the operating system is, as uname(2) has it; every text ends with a NUL. This struct never
  * changes.
@@ -1567,6 +1600,14 @@ int kolo_processors(kolo_processor *list, size_t capacity, size_t *needed);
  * `capacity` is not 0; KOLO_ENOTSUP on Windows; those of the system.
  */
 int kolo_interfaces(kolo_interface *list, size_t capacity, size_t *needed);
+
+/**
+ * What a descriptor is (of kolo_descriptor_kind), so that the right thing can be opened on it: a
+ * program's standard streams may be terminals, pipes, files or sockets.
+ *
+ * Errors: KOLO_EBADF for one that is not open; KOLO_ENOTSUP on Windows.
+ */
+int kolo_guess_kind(kolo_socket descriptor);
 
 /**
  * The user's home: $HOME (%USERPROFILE% on Windows), or what the system has on file for the user.
@@ -2374,6 +2415,127 @@ int kolo_process_usage(kolo_loop *loop, kolo_process process, kolo_resource_usag
  * is no signal.
  */
 int kolo_kill(int pid, int signal);
+
+/* Terminals ======================================================================================
+ *
+ * A terminal is a stream: what reads, writes and closes it is above. Here is what opens one, its
+ * modes, and the size of its window. On Windows every function answers KOLO_ENOTSUP.
+ *
+ * A mode is the terminal's, not the handle's. The one that it was found in is put back when every
+ * handle that has set another one is closed, or the loop freed; when the process ends, by exit or
+ * by a signal whose disposition is the default one; and while it is stopped by SIGTSTP. It is not
+ * put back by SIGKILL or SIGSTOP (after which it is set again when the process goes on), by _exit
+ * and exec, nor by real-time signals; a program with a handler of its own for a signal that ends
+ * it calls kolo_tty_reset_mode there. A forked child leaves the terminal alone unless it sets a
+ * mode itself. From the background nothing is put back: the terminal is somebody else's then.
+ */
+
+/** What a terminal does with keys and text. */
+typedef enum kolo_tty_mode {
+    /**
+     * As the terminal was found: as a rule it hands out whole lines, which the user can edit, and
+     * shows what is typed.
+     */
+    KOLO_TTY_NORMAL = 0,
+    /**
+     * Every byte as it is, both ways (cfmakeraw): keys come at once and are not shown, Ctrl-C is
+     * the byte 3 and no signal, and a new line is written as "\r\n".
+     */
+    KOLO_TTY_RAW = 1,
+    /**
+     * Keys come at once and are not shown, but those that make signals make them, and text is
+     * written as ever.
+     */
+    KOLO_TTY_CBREAK = 2,
+    /** Keys as KOLO_TTY_RAW has them, and text written as ever: "\n" is a new line. */
+    KOLO_TTY_RAW_INPUT = 3,
+} kolo_tty_mode;
+
+/** The size of a terminal's window. What the terminal does not know is 0. This struct never changes. */
+typedef struct kolo_window_size {
+    /** Characters in a line. */
+    uint16_t columns;
+    /** Lines. */
+    uint16_t rows;
+    /** Pixels from left to right. */
+    uint16_t width_px;
+    /** Pixels from top to bottom. */
+    uint16_t height_px;
+} kolo_window_size;
+
+/** The window has become as large as `size` says. */
+typedef void (*kolo_tty_resize_cb)(kolo_loop *loop,
+                                   kolo_tty tty,
+                                   const kolo_window_size *size,
+                                   void *user);
+
+/**
+ * Opens a terminal as a stream, for what the descriptor is open for: reading, writing or both. It
+ * is open at once (on_open does not come), and its mode stays as it is. In the normal mode the end
+ * of input (Ctrl-D on an empty line) is on_end.
+ *
+ * The descriptor stays the caller's. kolo opens the terminal anew and works with an open file
+ * description of its own: that of a standard stream is shared with the shell and with every
+ * program that it has started, and one that no longer waits (O_NONBLOCK) would surprise them.
+ * Where it cannot be opened anew (no permission, as after su; a terminal out of sight; the
+ * emulator's side of a pseudo-terminal), the description is shared after all, does not wait while
+ * the handle is open, and is put back when that closes.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENOTTY
+ * for what is no terminal; KOLO_EBADF for a descriptor that is not open; KOLO_EMFILE and
+ * KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop holds as many handles as it can;
+ * KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ */
+int kolo_tty_open(kolo_loop *loop,
+                  kolo_socket descriptor,
+                  const kolo_stream_handler *handler,
+                  void *user,
+                  kolo_tty *out);
+
+/**
+ * Sets the terminal's mode (of kolo_tty_mode), at once: keys that wait to be read stay.
+ * KOLO_TTY_NORMAL puts back the mode that the terminal was found in, whichever handle has set
+ * another one. A program in the background that does this is stopped (SIGTTOU), as every program
+ * that changes the terminal.
+ *
+ * Errors: KOLO_EINVAL for a mode that there is not; KOLO_EIO for a terminal that was hung up, and
+ * in the background where nobody could continue the program; KOLO_ENOBUFS if 64 terminals of the
+ * process are in another mode already; KOLO_EMFILE if descriptors are short; KOLO_ENOTSUP on
+ * Windows.
+ */
+int kolo_tty_set_mode(kolo_loop *loop, kolo_tty tty, int mode);
+
+/**
+ * Puts every terminal of the process back into the mode it was found in, at once, until a mode is
+ * set again: for a handler of a signal that ends the process, and before exec.
+ *
+ * Async-signal-safe: it may be called in a signal handler. Any thread. It leaves kolo_system_error
+ * as it is.
+ *
+ * Errors: those of the system for the first that cannot be put back, such as KOLO_EIO for one that
+ * was hung up; KOLO_EBUSY in a handler for a fault inside kolo's own change of a mode. On Windows
+ * there is nothing to put back.
+ */
+int kolo_tty_reset_mode(void);
+
+/**
+ * The size of the terminal's window, as it is now.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EIO for a terminal that was hung up; KOLO_ENOTSUP on
+ * Windows.
+ */
+int kolo_tty_window_size(kolo_loop *loop, kolo_tty tty, kolo_window_size *out);
+
+/**
+ * Calls `cb` when the size of the window has become another one, in place of the one it called
+ * before; NULL: calls none. The system tells by SIGWINCH, so only the process' own terminal
+ * (tty(4)) is heard of, and only in the foreground; what changed meanwhile is told when the
+ * process goes on in it. Several changes may be one callback. This does not keep the loop alive.
+ *
+ * Errors: KOLO_ENOBUFS if more than 256 loops watch signals; KOLO_EMFILE and KOLO_ENFILE if
+ * descriptors are short; KOLO_EIO for a terminal that was hung up; KOLO_ENOTSUP on Windows.
+ */
+int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, void *user);
 
 #ifdef __cplusplus
 }

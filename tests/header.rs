@@ -30,6 +30,7 @@ const PARTS: &[&str] = &[
     "tcp",
     "listener",
     "process",
+    "tty",
 ];
 
 fn root() -> PathBuf {

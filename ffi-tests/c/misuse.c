@@ -3,6 +3,7 @@
  * The tables below hold every function that takes a loop; a function added to the header belongs into one of them. */
 #include "harness.h"
 
+#include <pty.h>
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -31,18 +32,26 @@ static int no_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
     return 0;
 }
 
+static void no_resize(kolo_loop *loop, kolo_tty tty, const kolo_window_size *size, void *user) {
+    (void)loop, (void)tty, (void)size, (void)user;
+}
+
 /* Descriptors for the calls that need one; opened by with_descriptors(). */
 static int spare_pair[2] = {-1, -1};
+static int spare_terminal[2] = {-1, -1};
 static kolo_address spare_address;
 
 static void open_spare(void) {
     SYSTEM(socketpair(AF_UNIX, SOCK_STREAM, 0, spare_pair));
+    SYSTEM(openpty(&spare_terminal[0], &spare_terminal[1], NULL, NULL, NULL));
     spare_address = loopback_v4(0);
 }
 
 static void close_spare(void) {
     raw_close(&spare_pair[0]);
     raw_close(&spare_pair[1]);
+    raw_close(&spare_terminal[0]);
+    raw_close(&spare_terminal[1]);
 }
 
 /* ---- functions that take a loop and no handle ---- */
@@ -118,6 +127,11 @@ static int call_adopt(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out);
 }
+static int call_tty_open(kolo_loop *loop) {
+    kolo_tty out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &out);
+}
 static int call_driver_name(kolo_loop *loop) {
     return kolo_loop_driver_name(loop) == NULL ? KOLO_EBADF : KOLO_OK; /* NULL is its only error */
 }
@@ -149,13 +163,21 @@ static const loop_call loop_calls[] = {
     {"kolo_listener_adopt", call_listener_adopt},
     {"kolo_tcp_connect", call_connect},
     {"kolo_tcp_adopt", call_adopt},
+    {"kolo_tty_open", call_tty_open},
 };
 #define LOOP_CALLS (sizeof loop_calls / sizeof loop_calls[0])
 
 /* ---- functions that take a handle ---- */
+enum { ANY_STREAM = -1 };
+
+static bool is_for(int wanted, int kind) {
+    bool stream = kind == KOLO_KIND_TCP || kind == KOLO_KIND_TTY;
+    return wanted == 0 || wanted == kind || (wanted == ANY_STREAM && stream);
+}
+
 typedef struct handle_call {
     const char *name;
-    int kind; /* 0: any */
+    int kind; /* 0: any; ANY_STREAM: whatever carries it */
     int (*call)(kolo_loop *loop, kolo_handle handle);
 } handle_call;
 
@@ -247,6 +269,16 @@ static int call_socket(kolo_loop *loop, kolo_handle handle) {
     kolo_socket socket;
     return kolo_tcp_socket(loop, handle, &socket);
 }
+static int call_tty_set_mode(kolo_loop *loop, kolo_handle handle) {
+    return kolo_tty_set_mode(loop, handle, KOLO_TTY_CBREAK);
+}
+static int call_tty_window_size(kolo_loop *loop, kolo_handle handle) {
+    kolo_window_size size;
+    return kolo_tty_window_size(loop, handle, &size);
+}
+static int call_tty_on_resize(kolo_loop *loop, kolo_handle handle) {
+    return kolo_tty_on_resize(loop, handle, no_resize, NULL);
+}
 static int call_release(kolo_loop *loop, kolo_handle handle) {
     kolo_socket socket = -1;
     int result = kolo_tcp_release(loop, handle, &socket);
@@ -279,16 +311,16 @@ static const handle_call handle_calls[] = {
     {"kolo_listener_address", KOLO_KIND_LISTENER, call_listener_address},
     {"kolo_listener_pause", KOLO_KIND_LISTENER, kolo_listener_pause},
     {"kolo_listener_resume", KOLO_KIND_LISTENER, kolo_listener_resume},
-    {"kolo_stream_attach", KOLO_KIND_TCP, call_attach},
-    {"kolo_stream_user", KOLO_KIND_TCP, call_stream_user},
-    {"kolo_stream_read_stop", KOLO_KIND_TCP, kolo_stream_read_stop},
-    {"kolo_stream_read_start", KOLO_KIND_TCP, kolo_stream_read_start},
-    {"kolo_stream_write", KOLO_KIND_TCP, call_write},
-    {"kolo_stream_write_owned", KOLO_KIND_TCP, call_write_owned},
-    {"kolo_stream_write_cancel", KOLO_KIND_TCP, call_write_cancel},
-    {"kolo_stream_set_timeouts", KOLO_KIND_TCP, call_set_timeouts},
-    {"kolo_stream_set_watermarks", KOLO_KIND_TCP, call_set_watermarks},
-    {"kolo_stream_queued", KOLO_KIND_TCP, call_queued},
+    {"kolo_stream_attach", ANY_STREAM, call_attach},
+    {"kolo_stream_user", ANY_STREAM, call_stream_user},
+    {"kolo_stream_read_stop", ANY_STREAM, kolo_stream_read_stop},
+    {"kolo_stream_read_start", ANY_STREAM, kolo_stream_read_start},
+    {"kolo_stream_write", ANY_STREAM, call_write},
+    {"kolo_stream_write_owned", ANY_STREAM, call_write_owned},
+    {"kolo_stream_write_cancel", ANY_STREAM, call_write_cancel},
+    {"kolo_stream_set_timeouts", ANY_STREAM, call_set_timeouts},
+    {"kolo_stream_set_watermarks", ANY_STREAM, call_set_watermarks},
+    {"kolo_stream_queued", ANY_STREAM, call_queued},
     {"kolo_tcp_set_nodelay", KOLO_KIND_TCP, call_set_nodelay},
     {"kolo_tcp_set_keepalive", KOLO_KIND_TCP, call_set_keepalive},
     {"kolo_tcp_set_linger", KOLO_KIND_TCP, call_set_linger},
@@ -297,9 +329,12 @@ static const handle_call handle_calls[] = {
     {"kolo_tcp_local", KOLO_KIND_TCP, call_local},
     {"kolo_tcp_peer", KOLO_KIND_TCP, call_peer},
     {"kolo_tcp_socket", KOLO_KIND_TCP, call_socket},
-    {"kolo_stream_shutdown", KOLO_KIND_TCP, call_shutdown},
+    {"kolo_tty_set_mode", KOLO_KIND_TTY, call_tty_set_mode},
+    {"kolo_tty_window_size", KOLO_KIND_TTY, call_tty_window_size},
+    {"kolo_tty_on_resize", KOLO_KIND_TTY, call_tty_on_resize},
+    {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
-    {"kolo_stream_reset", KOLO_KIND_TCP, kolo_stream_reset},
+    {"kolo_stream_reset", ANY_STREAM, kolo_stream_reset},
     {"kolo_close", 0, kolo_close},
 };
 #define HANDLE_CALLS (sizeof handle_calls / sizeof handle_calls[0])
@@ -335,9 +370,10 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 8 };
+enum { KINDS = 9 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
-                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_REQUEST};
+                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_REQUEST,
+                                     KOLO_KIND_TTY};
 
 static int tcp_other_end = -1;
 
@@ -356,6 +392,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     case KOLO_KIND_REQUEST:
         CHECK_OK(kolo_work_submit(loop, KOLO_WORK_COMPUTE, no_work, no_work_done, NULL, &handle));
         break;
+    case KOLO_KIND_TTY: CHECK_OK(kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &handle)); break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
     default:
         raw_pair(sockets);
@@ -372,7 +409,7 @@ TEST(every_handle_call_succeeds_on_the_right_handle) {
     for (int k = 0; k < KINDS; k++) {
         kolo_handle handle = open_kind(loop, all_kinds[k]);
         for (size_t i = 0; i < HANDLE_CALLS; i++) {
-            if (handle_calls[i].kind != 0 && handle_calls[i].kind != all_kinds[k]) continue;
+            if (!is_for(handle_calls[i].kind, all_kinds[k])) continue;
             int result = handle_calls[i].call(loop, handle);
             if (result < 0) check_call(handle_calls[i].name, "right handle", result, KOLO_OK);
             bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == kolo_stream_reset;
@@ -392,7 +429,7 @@ TEST(handles_of_the_wrong_kind) {
     for (size_t i = 0; i < HANDLE_CALLS; i++) {
         if (handle_calls[i].kind == 0) continue;
         for (int k = 0; k < KINDS; k++) {
-            if (all_kinds[k] == handle_calls[i].kind) continue;
+            if (is_for(handle_calls[i].kind, all_kinds[k])) continue;
             check_call(handle_calls[i].name, "wrong kind", handle_calls[i].call(loop, handles[k]), KOLO_EBADF);
         }
     }

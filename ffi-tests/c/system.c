@@ -129,6 +129,7 @@ TEST_WITHOUT_LOOP(temporary_directory_is_that_of_the_environment_without_a_slash
     check_text(kolo_temporary_directory, "/");
     SYSTEM(unsetenv("TMPDIR"));
     check_text(kolo_temporary_directory, "/tmp");
+    CHECK_INT(kolo_temporary_directory(NULL, 0, NULL), KOLO_ENOBUFS);
 }
 
 TEST_WITHOUT_LOOP(executable_path_is_this_program) {

@@ -45,5 +45,7 @@ pub mod system;
 #[cfg(feature = "net")]
 pub mod tcp;
 pub mod timer;
+#[cfg(feature = "tty")]
+pub mod tty;
 pub mod types;
 pub mod work;

@@ -16,8 +16,9 @@ use std::time::Duration;
 
 use super::address::kolo_address;
 use super::boundary::{guard, write_text, Out};
+use super::types::kolo_socket;
 use crate::error::{Code, Result};
-use crate::system::{self, Interface, Processor};
+use crate::system::{self, DescriptorKind, Interface, Processor};
 
 /// What an interface is, and whether it works; combined with |.
 #[repr(C)]
@@ -97,6 +98,56 @@ pub struct kolo_operating_system {
     pub version: [c_char; 256],
     /// The kind of processor: "x86_64".
     pub machine: [c_char; 256],
+}
+
+/// What a descriptor is: see kolo_guess_kind.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub enum kolo_descriptor_kind {
+    /// Something else: a raw socket, an event descriptor.
+    KOLO_DESCRIPTOR_UNKNOWN = 0,
+    /// A regular file.
+    KOLO_DESCRIPTOR_FILE = 1,
+    /// A folder.
+    KOLO_DESCRIPTOR_DIRECTORY = 2,
+    /// A terminal: kolo_tty_open.
+    KOLO_DESCRIPTOR_TTY = 3,
+    /// A pipe, named or not.
+    KOLO_DESCRIPTOR_PIPE = 4,
+    /// A TCP connection, or a socket that is to become one.
+    KOLO_DESCRIPTOR_TCP = 5,
+    /// A socket that listens for TCP connections.
+    KOLO_DESCRIPTOR_TCP_LISTENER = 6,
+    /// A UDP socket.
+    KOLO_DESCRIPTOR_UDP = 7,
+    /// A Unix-domain stream socket.
+    KOLO_DESCRIPTOR_LOCAL = 8,
+    /// A socket that listens for Unix-domain streams.
+    KOLO_DESCRIPTOR_LOCAL_LISTENER = 9,
+    /// A Unix-domain datagram socket.
+    KOLO_DESCRIPTOR_LOCAL_DATAGRAM = 10,
+    /// A device that is no terminal, such as /dev/null or a disk.
+    KOLO_DESCRIPTOR_DEVICE = 11,
+}
+
+impl From<DescriptorKind> for kolo_descriptor_kind {
+    fn from(kind: DescriptorKind) -> kolo_descriptor_kind {
+        use kolo_descriptor_kind::*;
+        match kind {
+            DescriptorKind::Unknown => KOLO_DESCRIPTOR_UNKNOWN,
+            DescriptorKind::File => KOLO_DESCRIPTOR_FILE,
+            DescriptorKind::Directory => KOLO_DESCRIPTOR_DIRECTORY,
+            DescriptorKind::Tty => KOLO_DESCRIPTOR_TTY,
+            DescriptorKind::Pipe => KOLO_DESCRIPTOR_PIPE,
+            DescriptorKind::Tcp => KOLO_DESCRIPTOR_TCP,
+            DescriptorKind::TcpListener => KOLO_DESCRIPTOR_TCP_LISTENER,
+            DescriptorKind::Udp => KOLO_DESCRIPTOR_UDP,
+            DescriptorKind::Local => KOLO_DESCRIPTOR_LOCAL,
+            DescriptorKind::LocalListener => KOLO_DESCRIPTOR_LOCAL_LISTENER,
+            DescriptorKind::LocalDatagram => KOLO_DESCRIPTOR_LOCAL_DATAGRAM,
+            DescriptorKind::Device => KOLO_DESCRIPTOR_DEVICE,
+        }
+    }
 }
 
 /// As much of a text as there is room for, and a NUL.
@@ -436,6 +487,18 @@ pub unsafe extern "C" fn kolo_interfaces(
         let found = system::interfaces()?;
         // SAFETY: the caller's pointers, as the header asks for them.
         unsafe { give_list(found, list, capacity, needed) }
+    })
+}
+
+/// What a descriptor is (of kolo_descriptor_kind), so that the right thing can be opened on it: a
+/// program's standard streams may be terminals, pipes, files or sockets.
+///
+/// Errors: KOLO_EBADF for one that is not open; KOLO_ENOTSUP on Windows.
+#[no_mangle]
+pub extern "C" fn kolo_guess_kind(descriptor: kolo_socket) -> c_int {
+    guard(|| {
+        let kind = system::descriptor_kind(super::poll::descriptor(descriptor)?)?;
+        Ok(kolo_descriptor_kind::from(kind) as c_int)
     })
 }
 

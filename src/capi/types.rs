@@ -69,6 +69,8 @@ pub type kolo_process = kolo_handle;
 pub type kolo_request = kolo_handle;
 /// The number of a pool of threads. It belongs to no loop; 0 is never one.
 pub type kolo_pool = u64;
+/// A terminal: a stream. All kolo_stream_ functions take it, and the kolo_tty_ functions.
+pub type kolo_tty = kolo_stream;
 /// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
 pub type kolo_socket = intptr_t;
 

@@ -84,6 +84,22 @@ pub(crate) fn configured(name: libc::c_int) -> Result<u64> {
     u64::try_from(value).map_err(|_| crate::error::Code::ENOTSUP.into())
 }
 
+/// What kind of file an open descriptor refers to: its `S_IFMT` bits (fstat(2)).
+pub(crate) fn file_type(descriptor: super::Descriptor) -> Result<libc::mode_t> {
+    // SAFETY: a zeroed stat is valid memory for the call to fill in.
+    let mut status: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: `status` is valid; a bad descriptor is answered with an error.
+    if unsafe { libc::fstat(descriptor, &mut status) } < 0 {
+        return Err(Error::last());
+    }
+    Ok(status.st_mode & libc::S_IFMT)
+}
+
+pub(crate) fn is_terminal(descriptor: super::Descriptor) -> bool {
+    // SAFETY: a bad descriptor is answered with 0.
+    unsafe { libc::isatty(descriptor) == 1 }
+}
+
 /// One line of getifaddrs(3).
 pub(crate) struct InterfaceLine {
     pub name: Vec<u8>,

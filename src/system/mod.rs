@@ -2,6 +2,7 @@
 //!
 //! Nothing here needs a loop, and every function may be called from any thread.
 
+mod descriptors;
 mod interfaces;
 mod memory;
 mod processors;
@@ -9,6 +10,7 @@ mod processors;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+pub use descriptors::{descriptor_kind, DescriptorKind};
 pub use interfaces::{interfaces, Interface, InterfaceFlags};
 pub use memory::{available_memory, memory_limit, resident_memory, total_memory};
 pub use processors::{processors, Processor};
