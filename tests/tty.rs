@@ -532,6 +532,119 @@ fn the_mode_is_put_back_while_the_process_is_stopped() {
 }
 
 #[test]
+fn setting_a_mode_in_the_background_stops_the_process_until_it_is_in_front() {
+    in_own_process!(|| {
+        let terminal = Terminal::open();
+        let child = Child::fork(&terminal, || {
+            let inner = unsafe { libc::fork() };
+            if inner == 0 {
+                // A process group of its own, which is not the one in front.
+                unsafe {
+                    libc::alarm(50);
+                    libc::setpgid(0, 0);
+                }
+                in_mode(&terminal, TtyMode::Raw)
+            }
+            let inner = Child(inner);
+            let status = inner.wait(libc::WUNTRACED);
+            assert!(libc::WIFSTOPPED(status) && libc::WSTOPSIG(status) == libc::SIGTTOU);
+            assert!(terminal.is_normal());
+            unsafe {
+                libc::signal(libc::SIGTTOU, libc::SIG_IGN);
+                libc::tcsetpgrp(terminal.terminal.as_raw_fd(), inner.0);
+            }
+            inner.kill(libc::SIGCONT);
+            assert_eq!(terminal.shown(1), b"!");
+            assert!(!terminal.is_normal());
+            // In the background again, the terminal is somebody else's, who has it as it is.
+            unsafe { libc::tcsetpgrp(terminal.terminal.as_raw_fd(), libc::getpgrp()) };
+            inner.kill(libc::SIGTERM);
+            inner.ended_by(libc::SIGTERM);
+            assert!(!terminal.is_normal());
+        });
+        child.exited(0);
+    });
+}
+
+#[test]
+fn all_names_of_a_terminal_are_one_terminal() {
+    in_own_process!(|| with_own_terminal(|lp, terminal| {
+        let by_other_name = std::fs::File::options()
+            .read(true)
+            .write(true)
+            .open("/dev/tty")
+            .unwrap();
+        let one = Tty::open(&lp, &terminal.terminal, nothing).unwrap();
+        let other = Tty::open(&lp, &by_other_name, nothing).unwrap();
+        one.set_mode(&lp, TtyMode::Raw).unwrap();
+        other.set_mode(&lp, TtyMode::Raw).unwrap();
+        lp.close(one).unwrap();
+        assert!(!terminal.is_normal());
+        lp.close(other).unwrap();
+        assert!(terminal.is_normal());
+        run_to_end(&lp);
+    }));
+}
+
+#[test]
+fn more_terminals_than_there_is_room_for() {
+    in_own_process!(|| each_driver(|lp| {
+        let terminals: Vec<Terminal> = (0..65).map(|_| Terminal::open()).collect();
+        let open = |one: &Terminal| Tty::open(&lp, &one.terminal, nothing).unwrap();
+        let ttys: Vec<Tty> = terminals.iter().map(open).collect();
+        for tty in &ttys[..64] {
+            tty.set_mode(&lp, TtyMode::Raw).unwrap();
+        }
+        assert_eq!(code(ttys[64].set_mode(&lp, TtyMode::Raw)), Code::ENOBUFS);
+        assert!(terminals[64].is_normal());
+        lp.close(ttys[7]).unwrap();
+        ttys[64].set_mode(&lp, TtyMode::Raw).unwrap();
+        Tty::reset_modes().unwrap();
+        assert!(terminals.iter().all(Terminal::is_normal));
+        for tty in ttys {
+            let _ = lp.close(tty);
+        }
+        run_to_end(&lp);
+    }));
+}
+
+#[test]
+fn handlers_of_other_threads_meet_a_whole_table() {
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::Arc;
+
+    in_own_process!(|| {
+        let terminal = Terminal::open();
+        let lp = Loop::new().unwrap();
+        let tty = Tty::open(&lp, &terminal.terminal, nothing).unwrap();
+        let over = Arc::new(AtomicBool::new(false));
+        let others = [0, 1].map(|which| {
+            let over = over.clone();
+            std::thread::spawn(move || {
+                while !over.load(Ordering::Relaxed) {
+                    match which {
+                        0 => Tty::reset_modes().unwrap(),
+                        _ => assert_eq!(unsafe { libc::raise(libc::SIGCONT) }, 0),
+                    }
+                }
+            })
+        });
+        for mode in [TtyMode::Raw, TtyMode::Cbreak, TtyMode::Normal].repeat(700) {
+            tty.set_mode(&lp, mode).unwrap();
+        }
+        assert!(terminal.is_normal());
+        tty.set_mode(&lp, TtyMode::Raw).unwrap();
+        over.store(true, Ordering::Relaxed);
+        for thread in others {
+            thread.join().unwrap();
+        }
+        lp.close(tty).unwrap();
+        assert!(terminal.is_normal());
+        run_to_end(&lp);
+    });
+}
+
+#[test]
 fn the_programs_own_handlers_are_left_alone() {
     in_own_process!(|| each_driver(|lp| {
         extern "C" fn own(_: libc::c_int) {}

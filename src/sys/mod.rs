@@ -9,7 +9,7 @@
 pub(crate) mod children;
 pub(crate) mod datagrams;
 #[cfg(unix)]
-#[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
+#[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod file;
 pub(crate) mod fork;
 #[cfg(unix)]
