@@ -183,7 +183,8 @@ impl Tty {
     }
 
     /// Puts every terminal of the process back into the mode it was found in, at once, until a
-    /// mode is set again: for a handler of a signal that ends the process, and before exec(3).
+    /// mode is set again: for a handler of a signal that ends the process, and before exec(3). In a
+    /// forked child it does nothing: the terminal is its parent's.
     ///
     /// Async-signal-safe: it may be called in a signal handler. Any thread.
     ///

@@ -452,7 +452,7 @@ fn a_forked_child_leaves_its_parents_terminal_alone() {
         let lp = Loop::new().unwrap();
         let tty = Tty::open(&lp, &terminal.terminal, nothing).unwrap();
         tty.set_mode(&lp, TtyMode::Raw).unwrap();
-        for end in 0..3 {
+        for end in 0..4 {
             match unsafe { libc::fork() } {
                 0 => {
                     match end {
@@ -460,6 +460,7 @@ fn a_forked_child_leaves_its_parents_terminal_alone() {
                         1 => unsafe {
                             libc::kill(libc::getpid(), libc::SIGTERM);
                         },
+                        2 => Tty::reset_modes().unwrap(),
                         _ => {
                             lp.forked().unwrap();
                             lp.close(tty).unwrap();
