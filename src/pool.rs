@@ -10,7 +10,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
@@ -98,7 +98,8 @@ impl PoolOptions {
 /// of its own, made when it is first needed.
 ///
 /// A clone is another hold on the same pool. When the last one goes, loops' holds included, the threads end; that waits
-/// for the work that they have begun. May be used from any thread. In a forked child a parent's pool takes no work
+/// for the work that they have begun, except for names being looked up: a resolver may take half a minute, and what it
+/// uses is its own, so its thread ends by itself when it is done. May be used from any thread. In a forked child a parent's pool takes no work
 /// ([`Code::EFORKED`]): its threads are not there.
 #[derive(Clone)]
 pub struct Pool(Arc<Inner>);
@@ -134,8 +135,9 @@ impl Pool {
         &self,
         class: WorkClass,
         job: Box<dyn Job>,
-        home: Arc<Mailbox>,
+        home: Weak<Mailbox>,
         id: Id,
+        may_abandon: bool,
     ) -> Result<Arc<Ticket>> {
         if self.0.fork_generation != sys::fork::generation() {
             return Err(Code::EFORKED.into());
@@ -146,6 +148,7 @@ impl Pool {
             lane: lane.clone(),
             home,
             id,
+            may_abandon,
         });
         lane.push(ticket.clone(), self.0.options.stack_size)?;
         Ok(ticket)
@@ -199,8 +202,11 @@ pub(crate) struct Ticket {
     /// Gone when a thread has begun it, or its loop took it back; both under the lane's lock.
     job: Mutex<Option<Box<dyn Job>>>,
     lane: Arc<Lane>,
-    home: Arc<Mailbox>,
+    /// Not a hold on it: a loop need not wait for a job that it has given up, nor be kept by it.
+    home: Weak<Mailbox>,
     id: Id,
+    /// All that the job has is its own: nobody need wait for it.
+    may_abandon: bool,
 }
 
 impl Ticket {
@@ -232,7 +238,8 @@ impl Ticket {
         Some(job)
     }
 
-    fn run(&self, mut job: Box<dyn Job>) {
+    /// What the thread with this number does.
+    fn run(&self, mut job: Box<dyn Job>, number: u64) {
         let outcome = match catch_unwind(AssertUnwindSafe(|| job.run())) {
             Ok(()) => Ok(job),
             Err(payload) => {
@@ -241,10 +248,14 @@ impl Ticket {
                 Err((Code::EPANIC, job))
             }
         };
-        self.home.finished(Finished {
-            id: self.id,
-            outcome,
-        });
+        if self.may_abandon {
+            // From here on it does not take long.
+            self.lane.state().left_alone.retain(|it| *it != number);
+        }
+        let id = self.id;
+        if let Some(home) = self.home.upgrade() {
+            home.finished(Finished { id, outcome });
+        }
     }
 }
 
@@ -274,6 +285,8 @@ struct LaneState {
     ended: bool,
     /// Those that were started, by their numbers.
     handles: Vec<(u64, JoinHandle<()>)>,
+    /// Those at jobs for which nobody need wait.
+    left_alone: Vec<u64>,
 }
 
 impl Lane {
@@ -290,6 +303,7 @@ impl Lane {
                 idle: 0,
                 ended: false,
                 handles: Vec::new(),
+                left_alone: Vec::new(),
             }),
             changed: Condvar::new(),
         }
@@ -326,7 +340,7 @@ impl Lane {
         let number = LAST.fetch_add(1, Ordering::Relaxed) + 1;
         let started = thread.spawn(move || {
             WORKER.set(number);
-            lane.work();
+            lane.work(number);
         });
         let mut state = self.state();
         match started {
@@ -350,7 +364,7 @@ impl Lane {
     }
 
     /// What a thread does.
-    fn work(&self) {
+    fn work(&self, number: u64) {
         #[cfg(unix)]
         sys::signals::block_all();
         let mut state = self.state();
@@ -360,9 +374,11 @@ impl Lane {
                     state.empty -= 1;
                     continue;
                 };
+                if ticket.may_abandon {
+                    state.left_alone.push(number);
+                }
                 drop(state);
-                ticket.run(job);
-                // Before the lock: it may be the last hold on a loop's mailbox.
+                ticket.run(job, number);
                 drop(ticket);
                 state = self.state();
                 continue;
@@ -382,11 +398,17 @@ impl Lane {
         state.threads -= 1;
     }
 
-    /// Has the threads end when the queue is empty. Which they are.
+    /// Has the threads end when the queue is empty. Those that are to be waited for: the others end by themselves.
     fn end(&self) -> Vec<(u64, JoinHandle<()>)> {
         let mut state = self.state();
         state.ended = true;
         self.changed.notify_all();
-        std::mem::take(&mut state.handles)
+        let LaneState {
+            handles,
+            left_alone,
+            ..
+        } = &mut *state;
+        handles.retain(|(number, _)| !left_alone.contains(number));
+        std::mem::take(handles)
     }
 }

@@ -24,7 +24,7 @@ pub(crate) enum Hold {
     /// is done.
     UntilDone,
     /// All that the job has is its own: it can be left to itself, and what it brings home is dropped.
-    #[allow(dead_code)] // names will use it
+    #[cfg_attr(not(feature = "dns"), allow(dead_code))]
     MayAbandon,
 }
 
@@ -262,7 +262,8 @@ impl Loop {
         let id = self.insert_request(Stage::Lingering, hold, done)?;
         // Not while the loop is borrowed: a job that is refused is dropped, and what is in it is the user's.
         let pool = self.core()?.pool.get_or_insert_with(Pool::default).clone();
-        match pool.submit(class, Box::new(job), self.mailbox.clone(), id) {
+        let (home, may_abandon) = (Arc::downgrade(&self.mailbox), hold == Hold::MayAbandon);
+        match pool.submit(class, Box::new(job), home, id, may_abandon) {
             Ok(ticket) => {
                 let mut core = self.core()?;
                 state(&mut core, id)?.stage = Stage::AtPool(ticket);
@@ -278,7 +279,7 @@ impl Loop {
     }
 
     /// A request whose outcome is known already: it is told in the next deferred phase.
-    #[allow(dead_code)] // files and names will use it
+    #[cfg_attr(not(any(feature = "fs", feature = "dns")), allow(dead_code))]
     pub(crate) fn submit_done<J: Any>(
         &self,
         outcome: Result<Box<J>>,
@@ -308,7 +309,7 @@ impl Loop {
     }
 
     /// Ends the request with [`Code::ETIMEDOUT`] after `limit`, where it can be ended.
-    #[allow(dead_code)] // names will use it
+    #[cfg_attr(not(feature = "dns"), allow(dead_code))]
     pub(crate) fn limit_request(&self, request: Request, limit: Duration) -> Result<()> {
         let mut core = self.core()?;
         let now = self.fresh_clock(&mut core);
