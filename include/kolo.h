@@ -7,7 +7,7 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; listening; child processes; terminals; initialisers.
+ * the system; streams; TCP; names; listening; child processes; terminals; initialisers.
  *
  *
  * An echo server
@@ -1886,6 +1886,16 @@ typedef struct kolo_connect_options {
     uint32_t send_buffer;
     /** The kernel's receive buffer in bytes. 0: the system's choice. */
     uint32_t receive_buffer;
+    /**
+     * With several addresses: how long the next one waits for the one before it, from 10 ms to 2 s.
+     * Default 250 ms (RFC 8305).
+     */
+    uint64_t attempt_delay_ns;
+    /**
+     * A kolo_family: only addresses of it. KOLO_FAMILY_NONE: of both, or of that of the local
+     * address.
+     */
+    int family;
 } kolo_connect_options;
 
 /**
@@ -1895,7 +1905,8 @@ typedef struct kolo_connect_options {
  * `options` may be NULL for the defaults.
  *
  * Errors, of which no callback tells: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an
- * address of no family, for structs of a wrong size, and for a local address of another family;
+ * address of no family, for structs of a wrong size, and if the local address, or the family that
+ * the options name, is another one;
  * KOLO_EADDRINUSE and KOLO_EADDRNOTAVAIL for the local address; KOLO_EAFNOSUPPORT for a family that
  * the system lacks; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
  * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
@@ -1906,6 +1917,34 @@ int kolo_tcp_connect(kolo_loop *loop,
                      const kolo_stream_handler *handler,
                      void *user,
                      kolo_tcp *out);
+
+/**
+ * Connects to whichever of several addresses answers first ("happy eyeballs", RFC 8305). They stand
+ * in the order of preference. They are tried in that order, but IPv4 and IPv6 take turns; the next
+ * one when the last has failed, or has not answered within the options' attempt_delay_ns. The first
+ * that connects is the stream's, and the others are closed: kolo_tcp_peer says which it was. An
+ * address that stands there twice is tried once.
+ *
+ * on_open of the handler comes when one is connected; until then writes are queued, and functions
+ * that need the socket get KOLO_ENOTCONN. on_error comes when all have failed, with the error of the
+ * one that came furthest, the first of equals: a peer that refused before one that was silent,
+ * before a network that could not reach it, before one that is not there. The options' timeout_ns
+ * counts for the whole. Descriptors that run out (KOLO_EMFILE, KOLO_ENFILE) keep attempts from being
+ * begun: they wait for those under way, and if there are none, on_error comes with that.
+ *
+ * Errors, of which no callback tells: KOLO_EINVAL if `addresses`, `handler` or `out` is NULL, if
+ * `count` is 0, for an address of no family, for structs of a wrong size, for a delay out of its
+ * range, if the options' family and that of the local address differ, and if no address is of it;
+ * KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+ * freed.
+ */
+int kolo_tcp_connect_any(kolo_loop *loop,
+                         const kolo_address *addresses,
+                         size_t count,
+                         const kolo_connect_options *options,
+                         const kolo_stream_handler *handler,
+                         void *user,
+                         kolo_tcp *out);
 
 /**
  * Takes over a connected socket from elsewhere, which is open at once (on_open does not come).
@@ -1998,6 +2037,181 @@ int kolo_tcp_peer(kolo_loop *loop, kolo_tcp tcp, kolo_address *out);
  * Errors: KOLO_EINVAL if `out` is NULL.
  */
 int kolo_tcp_socket(kolo_loop *loop, kolo_tcp tcp, kolo_socket *out);
+
+/* Names ==========================================================================================
+ *
+ * Names of hosts and services to addresses, and back: by the system's resolver, which asks what the
+ * system is configured to ask (the hosts file, DNS). It blocks, so it runs on the threads of the
+ * loop's pool, in the class KOLO_WORK_SLOW: as made, 4 names at a time, while more wait. What needs
+ * no asking, a numeric address, goes to no thread.
+ *
+ * A name that is being looked up is a request. kolo_request_cancel, kolo_close and a timeout end it
+ * also while the resolver is at work, and nobody waits for the resolver then, neither the loop nor
+ * kolo_loop_free: what it says at last is dropped. (Until it does, it keeps its thread.)
+ *
+ * Names go to the resolver as they are. One that is not ASCII must be UTF-8, and is sent as that,
+ * which few DNS servers know: convert it before (RFC 5891).
+ */
+
+/** What addresses are to be used for. */
+typedef enum kolo_socket_type {
+    /** For streams: TCP. */
+    KOLO_SOCKET_STREAM = 1,
+    /** For datagrams: UDP. */
+    KOLO_SOCKET_DATAGRAM = 2,
+} kolo_socket_type;
+
+/**
+ * How a name is looked up. Begin with KOLO_RESOLVE_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_resolve_options {
+    /** sizeof(kolo_resolve_options), set by KOLO_RESOLVE_OPTIONS_INIT. */
+    size_t size;
+    /** How long it may take, until KOLO_ETIMEDOUT. 0: as long as the resolver tries. */
+    uint64_t timeout_ns;
+    /** A kolo_family: only addresses of it. KOLO_FAMILY_NONE: of both. */
+    int family;
+    /** A kolo_socket_type: it matters to the name of a service. Default KOLO_SOCKET_STREAM. */
+    int socket_type;
+    /** Ask for the canonical name, too (AI_CANONNAME). */
+    bool canonical_name;
+    /**
+     * Without a host: addresses to listen at, which stand for every interface (AI_PASSIVE). By
+     * default they are the loopback's.
+     */
+    bool passive;
+    /**
+     * With KOLO_FAMILY_IPV6: IPv4 addresses as IPv6 ones that stand for them, if there are no
+     * others (AI_V4MAPPED).
+     */
+    bool v4_mapped;
+    /** With v4_mapped: also if there are others (AI_ALL). */
+    bool all;
+    /**
+     * No addresses of a family that no interface has but the loopback (AI_ADDRCONFIG): saves
+     * questions to the name server.
+     */
+    bool address_config;
+} kolo_resolve_options;
+
+/**
+ * A name was looked up. `status` is 0, and there are `count` addresses, at least one, each once, in
+ * the order in which they should be tried (RFC 6724); `canonical_name` is NULL unless it was asked
+ * for and is known. All of them are only there during the callback. Otherwise `status` is an error,
+ * there are no addresses, and the pointers are NULL:
+ *
+ * KOLO_EAI_NONAME and KOLO_EAI_NODATA when there is no such name, or no address for it;
+ * KOLO_EAI_ADDRFAMILY for a numeric address of another family; KOLO_EAI_AGAIN when the name servers
+ * do not answer; the other KOLO_EAI_ of the resolver, and errors of the system; KOLO_ETIMEDOUT;
+ * KOLO_ECANCELED when the request was cancelled or closed, or the loop is freed.
+ */
+typedef void (*kolo_resolve_cb)(kolo_loop *loop,
+                                kolo_request request,
+                                int status,
+                                const kolo_address *addresses,
+                                size_t count,
+                                const char *canonical_name,
+                                void *user);
+
+/**
+ * How an address is looked up. Begin with KOLO_REVERSE_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_reverse_options {
+    /** sizeof(kolo_reverse_options), set by KOLO_REVERSE_OPTIONS_INIT. */
+    size_t size;
+    /** How long it may take, until KOLO_ETIMEDOUT. 0: as long as the resolver tries. */
+    uint64_t timeout_ns;
+    /** The address itself as the host's name, and nobody is asked (NI_NUMERICHOST). */
+    bool numeric_host;
+    /** The port itself as the service's name (NI_NUMERICSERV). */
+    bool numeric_service;
+    /**
+     * A host without a name is an error, KOLO_EAI_NONAME (NI_NAMEREQD). By default its address
+     * stands for it.
+     */
+    bool name_required;
+    /** The service is one of datagrams (NI_DGRAM). By default it is one of streams. */
+    bool datagram;
+    /** Hosts of the own domain without its name (NI_NOFQDN). */
+    bool short_name;
+} kolo_reverse_options;
+
+/**
+ * An address was looked up. `status` is 0; `host` and `service` are only there during the callback.
+ * Otherwise it is an error as with kolo_resolve_cb, and they are NULL.
+ */
+typedef void (*kolo_reverse_cb)(kolo_loop *loop,
+                                kolo_request request,
+                                int status,
+                                const char *host,
+                                const char *service,
+                                void *user);
+
+/**
+ * Looks up the addresses of a host, and the port of a service (getaddrinfo(3)).
+ *
+ * `host` is a name or a numeric address ("192.0.2.1", "fe80::1%eth0"); NULL for this machine: see
+ * the options' `passive`. `service` is a name ("http") or a number ("80"); NULL for port 0. Not both
+ * are NULL. `options` may be NULL for the defaults, and `out` if the request is not of interest.
+ *
+ * `cb` is called exactly once, never inside this call.
+ *
+ * Errors: KOLO_EINVAL if `cb` is NULL, or both `host` and `service` are; for a text that is empty or
+ * not UTF-8, a number above 65535, options of a wrong size, and a family or socket type that there
+ * is not; KOLO_ENAMETOOLONG for more than 253 bytes; and those of kolo_work_submit. Then `cb` is not
+ * called.
+ */
+int kolo_resolve(kolo_loop *loop,
+                 const char *host,
+                 const char *service,
+                 const kolo_resolve_options *options,
+                 kolo_resolve_cb cb,
+                 void *user,
+                 kolo_request *out);
+
+/**
+ * Looks up the names of an address and its port (getnameinfo(3)). `options` may be NULL for the
+ * defaults, and `out` if the request is not of interest.
+ *
+ * `cb` is called exactly once, never inside this call.
+ *
+ * Errors: KOLO_EINVAL if `address` or `cb` is NULL, for an address of no family, and for options of a
+ * wrong size; and those of kolo_work_submit. Then `cb` is not called.
+ */
+int kolo_reverse(kolo_loop *loop,
+                 const kolo_address *address,
+                 const kolo_reverse_options *options,
+                 kolo_reverse_cb cb,
+                 void *user,
+                 kolo_request *out);
+
+/**
+ * Connects to a host by its name: looks its addresses up, as kolo_resolve does, and connects to them
+ * as kolo_tcp_connect_any does. A numeric host is asked of nobody. `options` may be NULL for the
+ * defaults.
+ *
+ * The resolver is asked once, for both families, as the system is configured to: so the hosts file
+ * and the system's order of preference hold. The stream is there from this call on: it may be
+ * written to, closed, and limited in time by the options' timeout_ns, which counts the resolving
+ * too. In a forked child it fails with KOLO_ECANCELED if the parent was resolving.
+ *
+ * on_error of the handler hears what the resolver says against the name, KOLO_EAI_NONAME and its
+ * like, and otherwise as with kolo_tcp_connect_any.
+ *
+ * Errors, of which no callback tells: KOLO_EINVAL if `host`, `handler` or `out` is NULL, for a host
+ * that is empty or not UTF-8, for structs of a wrong size, for a delay out of its range, and if the
+ * options' family and that of the local address differ; KOLO_ENAMETOOLONG for more than 253 bytes;
+ * and those of kolo_work_submit.
+ */
+int kolo_tcp_connect_name(kolo_loop *loop,
+                          const char *host,
+                          uint16_t port,
+                          const kolo_connect_options *options,
+                          const kolo_stream_handler *handler,
+                          void *user,
+                          kolo_tcp *out);
 
 /* Listening ======================================================================================
  *
@@ -2552,7 +2766,12 @@ int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, voi
 #define KOLO_POOL_OPTIONS_INIT { sizeof(kolo_pool_options), 0, 0, 0, 0, 0, 0 }
 #define KOLO_STREAM_HANDLER_INIT \
     { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
-#define KOLO_CONNECT_OPTIONS_INIT { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0 }
+#define KOLO_CONNECT_OPTIONS_INIT \
+    { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0, 0, 0 }
+#define KOLO_RESOLVE_OPTIONS_INIT \
+    { sizeof(kolo_resolve_options), 0, 0, 0, false, false, false, false, false }
+#define KOLO_REVERSE_OPTIONS_INIT \
+    { sizeof(kolo_reverse_options), 0, false, false, false, false, false }
 #define KOLO_LISTEN_OPTIONS_INIT \
     { sizeof(kolo_listen_options), 0, false, false, false, false, 0, 0, 0, 0, 0, 0 }
 #define KOLO_LISTENER_HANDLER_INIT { sizeof(kolo_listener_handler), NULL, NULL, NULL }

@@ -15,9 +15,7 @@ use crate::driver::{Source, Sources};
 use crate::error::{Code, Result};
 use crate::hook::HookState;
 #[cfg(feature = "net")]
-use crate::net::listener::ListenerState;
-#[cfg(feature = "net")]
-use crate::net::udp::UdpState;
+use crate::net::{connecting::Attempt, listener::ListenerState, udp::UdpState};
 use crate::poll::PollState;
 #[cfg(all(unix, feature = "process"))]
 use crate::process::ProcessState;
@@ -181,6 +179,9 @@ pub(crate) enum Body {
     #[cfg(all(unix, feature = "process"))]
     Process(Box<ProcessState>),
     Request(Box<RequestState>),
+    /// The loop's own: see `net::connecting`.
+    #[cfg(feature = "net")]
+    Attempt(Box<Attempt>),
 }
 
 pub(crate) struct Entry {
@@ -206,6 +207,8 @@ impl Entry {
             #[cfg(all(unix, feature = "process"))]
             Body::Process(_) => Kind::Process,
             Body::Request(_) => Kind::Request,
+            #[cfg(feature = "net")]
+            Body::Attempt(_) => Kind::Tcp,
         }
     }
 }
@@ -246,6 +249,14 @@ impl Handles {
             body,
         };
         Ok(Id::pack(self.slots.insert(entry), self.tag))
+    }
+
+    /// A handle of the loop's own.
+    #[cfg(feature = "net")]
+    pub fn insert_internal(&mut self, body: Body) -> Result<Id> {
+        let id = self.insert(body)?;
+        self.hide(id);
+        Ok(id)
     }
 
     /// The entry of a live handle: not closed, of this loop.
@@ -387,6 +398,8 @@ impl Body {
             Body::Udp(udp) => Some(&mut udp.source),
             #[cfg(all(unix, feature = "process"))]
             Body::Process(process) => Some(&mut process.source),
+            #[cfg(feature = "net")]
+            Body::Attempt(attempt) => Some(&mut attempt.source),
             _ => None,
         }
     }

@@ -38,7 +38,8 @@
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, rustdoc::broken_intra_doc_links)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
-#[cfg(feature = "capi")]
+#[cfg(any(feature = "capi", feature = "dns"))]
+#[cfg_attr(not(feature = "capi"), allow(dead_code))]
 mod address;
 #[cfg(feature = "capi")]
 pub mod capi;
@@ -50,6 +51,8 @@ mod hook;
 #[cfg(all(unix, feature = "local"))]
 mod local;
 mod metrics;
+#[cfg(feature = "dns")]
+mod names;
 #[cfg(feature = "net")]
 mod net;
 mod options;
@@ -76,10 +79,12 @@ pub use hook::{Hook, HookKind};
 #[cfg(all(unix, feature = "local"))]
 pub use local::{pipe::Pipe, stream::LocalStream};
 pub use metrics::Metrics;
+#[cfg(feature = "dns")]
+pub use names::{Named, ResolveOptions, Resolved, ReverseOptions, SocketType};
 #[cfg(feature = "net")]
 pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
 #[cfg(feature = "net")]
-pub use net::tcp::{ConnectOptions, Keepalive, TcpStream};
+pub use net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 #[cfg(feature = "net")]
 pub use net::udp::{Datagram, DatagramError, Transmit, UdpHandler, UdpOptions, UdpSocket};
 pub use options::{LoopOptions, SlowCallback};

@@ -175,7 +175,13 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Listener(listener) => {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }
-        Body::Stream(stream) => stream.describe(&mut line),
+        Body::Stream(stream) => {
+            stream.describe(&mut line);
+            #[cfg(feature = "net")]
+            if let Some(connecting) = core.connecting.get(&id) {
+                connecting.describe(&mut line);
+            }
+        }
         #[cfg(feature = "net")]
         Body::Udp(udp) => udp.describe(&mut line),
         #[cfg(all(unix, feature = "process"))]
@@ -183,6 +189,8 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Request(request) => {
             let _ = write!(line, " {}", request.stage_name());
         }
+        #[cfg(feature = "net")]
+        Body::Attempt(_) => {}
         Body::Timer(_) | Body::Waker(_) => {}
     }
     line

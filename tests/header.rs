@@ -28,6 +28,7 @@ const PARTS: &[&str] = &[
     "system",
     "stream",
     "tcp",
+    "names",
     "listener",
     "process",
     "tty",
@@ -246,7 +247,7 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    assert_eq!(initialised.lines().count(), 10);
+    assert_eq!(initialised.lines().count(), 12);
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();

@@ -5,67 +5,13 @@
 mod common;
 
 use std::io::{Read, Write};
-use std::net::{
-    IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener as StdListener, TcpStream as StdStream,
-};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream as StdStream};
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use common::*;
 use kolo::{Code, ConnectOptions, Keepalive, Loop, RunMode, Stream, TcpStream, Timer};
 use socket2::{Domain, SockRef, Socket, Type};
-
-fn listen_at(ip: IpAddr) -> (StdListener, SocketAddr) {
-    let listener = StdListener::bind((ip, 0)).unwrap();
-    let address = listener.local_addr().unwrap();
-    (listener, address)
-}
-
-fn listen() -> (StdListener, SocketAddr) {
-    listen_at(Ipv4Addr::LOCALHOST.into())
-}
-
-/// An address of this machine at which nobody listens, as long as the socket holds it.
-fn nobody() -> (Socket, SocketAddr) {
-    let holder = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-    let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-    holder.bind(&any.into()).unwrap();
-    let address = holder.local_addr().unwrap().as_socket().unwrap();
-    (holder, address)
-}
-
-/// An address whose listener answers no more: its queue is full, and connects to it hang.
-struct Unresponsive {
-    _listener: Socket,
-    _waiting: Vec<Socket>,
-    address: SocketAddr,
-}
-
-impl Unresponsive {
-    fn new() -> Unresponsive {
-        let stream = || Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
-        let listener = stream();
-        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
-        listener.bind(&any.into()).unwrap();
-        listener.listen(0).unwrap();
-        let address = listener.local_addr().unwrap().as_socket().unwrap();
-        // The queue of backlog 0 has room for one; whoever comes later is not answered.
-        let first = stream();
-        first.connect(&address.into()).unwrap();
-        let mut waiting = vec![first];
-        for _ in 0..3 {
-            let next = stream();
-            next.set_nonblocking(true).unwrap();
-            assert!(next.connect(&address.into()).is_err());
-            waiting.push(next);
-        }
-        Unresponsive {
-            _listener: listener,
-            _waiting: waiting,
-            address,
-        }
-    }
-}
 
 #[test]
 fn on_open_comes_when_the_connection_is_made_over_ipv4_and_ipv6() {
@@ -103,7 +49,7 @@ fn on_open_comes_when_the_connection_is_made_over_ipv4_and_ipv6() {
 #[test]
 fn writes_before_the_connection_is_made_are_sent_then() {
     each_driver(|lp| {
-        let (listener, address) = listen();
+        let (listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         tcp.write(&lp, &pattern(0, 100_000)).unwrap();
@@ -132,7 +78,7 @@ fn writes_before_the_connection_is_made_are_sent_then() {
 fn a_refused_connection_is_an_error_of_the_handlers() {
     each_driver(|lp| {
         let log = Log::default();
-        let (_holder, address) = nobody();
+        let (_holder, address) = nobody(LOCALHOST);
         let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         tcp.write_owned(&lp, "never", log.done(0)).unwrap();
         assert_eq!(log.events(), [], "not inside the call");
@@ -168,7 +114,7 @@ fn what_the_network_refuses_at_once_comes_to_on_error_too() {
 #[test]
 fn a_connect_that_takes_too_long_times_out() {
     each_driver(|lp| {
-        let unresponsive = Unresponsive::new();
+        let unresponsive = Unresponsive::new(LOCALHOST);
         let log = Log::default();
         let timeout = Duration::from_millis(30);
         let options = ConnectOptions {
@@ -201,7 +147,7 @@ fn a_connect_that_takes_too_long_times_out() {
 #[test]
 fn the_connect_timeout_is_over_when_the_connection_is_made() {
     each_driver(|lp| {
-        let (listener, address) = listen();
+        let (listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let timeout = Duration::from_secs(40);
         let options = ConnectOptions {
@@ -225,7 +171,7 @@ fn the_connect_timeout_is_over_when_the_connection_is_made() {
 #[test]
 fn a_connect_can_be_closed_before_it_is_made() {
     each_driver(|lp| {
-        let unresponsive = Unresponsive::new();
+        let unresponsive = Unresponsive::new(LOCALHOST);
         let log = Log::default();
         let tcp = TcpStream::connect(&lp, unresponsive.address, Script::new(&log)).unwrap();
         tcp.write_owned(&lp, "never", log.done(0)).unwrap();
@@ -242,7 +188,7 @@ fn a_connect_can_be_closed_before_it_is_made() {
 #[test]
 fn reading_can_be_stopped_before_the_connection_is_made() {
     each_driver(|lp| {
-        let (listener, address) = listen();
+        let (listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         tcp.read_stop(&lp).unwrap();
@@ -259,7 +205,7 @@ fn reading_can_be_stopped_before_the_connection_is_made() {
 #[test]
 fn the_local_address_can_be_chosen() {
     each_driver(|lp| {
-        let (listener, address) = listen();
+        let (listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let connect = |local: &str, reuse_address| {
             let options = ConnectOptions {
@@ -277,7 +223,7 @@ fn the_local_address_can_be_chosen() {
         assert_eq!(from, tcp.local_address(&lp).unwrap());
 
         // Local errors come from the call.
-        let held = listen().0;
+        let held = listen_at(LOCALHOST).0;
         let taken = held.local_addr().unwrap().to_string();
         assert_eq!(code(connect(&taken, false)), Code::EADDRINUSE);
         // An address for documentation (RFC 5737), which no machine has.
@@ -294,7 +240,7 @@ fn the_local_address_can_be_chosen() {
             reuse_address: true,
             ..ConnectOptions::default()
         };
-        let (_other, other) = listen();
+        let (_other, other) = listen_at(LOCALHOST);
         TcpStream::connect_with(&lp, other, &options, Script::new(&log)).unwrap();
         run_until(&lp, || log.has(&Event::Open));
     });
@@ -310,7 +256,7 @@ fn options_of<'a>(lp: &Loop, tcp: TcpStream) -> SockRef<'a> {
 #[test]
 fn options_reach_the_socket() {
     each_driver(|lp| {
-        let (_listener, address) = listen();
+        let (_listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         let socket = options_of(&lp, tcp);
@@ -373,7 +319,7 @@ fn options_reach_the_socket() {
 #[test]
 fn descriptors_are_not_inherited_by_programs() {
     each_driver(|lp| {
-        let (_listener, address) = listen();
+        let (_listener, address) = listen_at(LOCALHOST);
         let log = Log::default();
         let tcp = TcpStream::connect(&lp, address, Script::new(&log)).unwrap();
         let flags = unsafe { libc::fcntl(tcp.raw_socket(&lp).unwrap(), libc::F_GETFD) };
@@ -409,7 +355,7 @@ fn what_is_not_a_connected_socket_is_not_adopted_and_stays_as_it_was() {
         );
         // What shares it finds it blocking, and can use it.
         assert!(!kept.nonblocking().unwrap());
-        let (listener, address) = listen();
+        let (listener, address) = listen_at(LOCALHOST);
         kept.connect(&address.into()).unwrap();
         listener.accept().unwrap();
 

@@ -27,6 +27,14 @@ static void no_work(void *user) { (void)user; }
 static void no_work_done(kolo_loop *loop, kolo_request request, int status, void *user) {
     (void)loop, (void)request, (void)status, (void)user;
 }
+static void no_resolve(kolo_loop *loop, kolo_request request, int status, const kolo_address *addresses, size_t count,
+                       const char *name, void *user) {
+    (void)loop, (void)request, (void)status, (void)addresses, (void)count, (void)name, (void)user;
+}
+static void no_reverse(kolo_loop *loop, kolo_request request, int status, const char *host, const char *service,
+                       void *user) {
+    (void)loop, (void)request, (void)status, (void)host, (void)service, (void)user;
+}
 static int no_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
     (void)loop, (void)handle, (void)kind, (void)user;
     return 0;
@@ -122,6 +130,20 @@ static int call_connect(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tcp_connect(loop, &spare_address, NULL, &handler, NULL, &out);
 }
+static int call_connect_any(kolo_loop *loop) {
+    kolo_tcp out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_tcp_connect_any(loop, &spare_address, 1, NULL, &handler, NULL, &out);
+}
+static int call_connect_name(kolo_loop *loop) {
+    kolo_tcp out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_tcp_connect_name(loop, "127.0.0.1", 1, NULL, &handler, NULL, &out);
+}
+static int call_resolve(kolo_loop *loop) {
+    return kolo_resolve(loop, "127.0.0.1", "1", NULL, no_resolve, NULL, NULL);
+}
+static int call_reverse(kolo_loop *loop) { return kolo_reverse(loop, &spare_address, NULL, no_reverse, NULL, NULL); }
 static int call_adopt(kolo_loop *loop) {
     kolo_tcp out;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
@@ -162,6 +184,10 @@ static const loop_call loop_calls[] = {
     {"kolo_tcp_listen", call_listen},
     {"kolo_listener_adopt", call_listener_adopt},
     {"kolo_tcp_connect", call_connect},
+    {"kolo_tcp_connect_any", call_connect_any},
+    {"kolo_tcp_connect_name", call_connect_name},
+    {"kolo_resolve", call_resolve},
+    {"kolo_reverse", call_reverse},
     {"kolo_tcp_adopt", call_adopt},
     {"kolo_tty_open", call_tty_open},
 };

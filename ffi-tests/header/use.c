@@ -12,6 +12,8 @@ static const kolo_metrics static_metrics = KOLO_METRICS_INIT;
 static const kolo_stream_handler static_stream_handler = KOLO_STREAM_HANDLER_INIT;
 static const kolo_listen_options static_listen_options = KOLO_LISTEN_OPTIONS_INIT;
 static const kolo_connect_options static_connect_options = KOLO_CONNECT_OPTIONS_INIT;
+static const kolo_resolve_options static_resolve_options = KOLO_RESOLVE_OPTIONS_INIT;
+static const kolo_reverse_options static_reverse_options = KOLO_REVERSE_OPTIONS_INIT;
 static const kolo_listener_handler static_listener_handler = KOLO_LISTENER_HANDLER_INIT;
 
 static int failures;
@@ -32,6 +34,8 @@ int main(void) {
     kolo_stream_handler stream_handler = KOLO_STREAM_HANDLER_INIT;
     kolo_listen_options listen_options = KOLO_LISTEN_OPTIONS_INIT;
     kolo_connect_options connect_options = KOLO_CONNECT_OPTIONS_INIT;
+    kolo_resolve_options resolve_options = KOLO_RESOLVE_OPTIONS_INIT;
+    kolo_reverse_options reverse_options = KOLO_REVERSE_OPTIONS_INIT;
     kolo_listener_handler listener_handler = KOLO_LISTENER_HANDLER_INIT;
     kolo_loop *loop = NULL;
     kolo_timer timer = 0;
@@ -46,6 +50,10 @@ int main(void) {
           "listen_options_initialiser");
     check(connect_options.size == sizeof(kolo_connect_options) && static_connect_options.size == connect_options.size,
           "connect_options_initialiser");
+    check(resolve_options.size == sizeof(kolo_resolve_options) && static_resolve_options.size == resolve_options.size,
+          "resolve_options_initialiser");
+    check(reverse_options.size == sizeof(kolo_reverse_options) && static_reverse_options.size == reverse_options.size,
+          "reverse_options_initialiser");
     check(listener_handler.size == sizeof(kolo_listener_handler) &&
               static_listener_handler.size == listener_handler.size,
           "listener_handler_initialiser");

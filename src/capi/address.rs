@@ -111,7 +111,7 @@ pub(super) unsafe fn socket_address(at: *const kolo_address) -> Result<SocketAdd
 /// # Safety
 ///
 /// `at` is NULL or a C string that lives as long as the result is used.
-unsafe fn text<'a>(at: *const c_char) -> Result<&'a str> {
+pub(super) unsafe fn text<'a>(at: *const c_char) -> Result<&'a str> {
     if at.is_null() {
         return Err(Code::EINVAL.into());
     }

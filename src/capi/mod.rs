@@ -35,6 +35,8 @@ pub mod handle;
 pub mod hook;
 #[cfg(feature = "net")]
 pub mod listener;
+#[cfg(feature = "dns")]
+pub mod names;
 pub mod poll;
 #[cfg(feature = "process")]
 pub mod process;

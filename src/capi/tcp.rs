@@ -7,15 +7,15 @@ use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 use std::time::Duration;
 
-use super::address::{kolo_address, socket_address};
-use super::boundary::{c_bool, id, with_loop, Out};
+use super::address::{kolo_address, kolo_family, socket_address};
+use super::boundary::{c_bool, id, slice, with_loop, Out};
 use super::listener::{bytes, give_back};
 use super::poll::{descriptor, socket};
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
 use super::types::{kolo_loop, kolo_socket, kolo_tcp};
 use crate::error::{Code, Result};
-use crate::net::tcp::{ConnectOptions, Keepalive, TcpStream};
+use crate::net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 use crate::sys;
 
 /// How a connection is made. Begin with KOLO_CONNECT_OPTIONS_INIT; a member that is zero means its
@@ -40,6 +40,12 @@ pub struct kolo_connect_options {
     pub send_buffer: u32,
     /// The kernel's receive buffer in bytes. 0: the system's choice.
     pub receive_buffer: u32,
+    /// With several addresses: how long the next one waits for the one before it, from 10 ms to 2 s.
+    /// Default 250 ms (RFC 8305).
+    pub attempt_delay_ns: u64,
+    /// A kolo_family: only addresses of it. KOLO_FAMILY_NONE: of both, or of that of the local
+    /// address.
+    pub family: c_int,
 }
 
 // SAFETY: numbers and a pointer, the first of them the size.
@@ -50,7 +56,7 @@ unsafe impl Versioned for kolo_connect_options {
 /// # Safety
 ///
 /// `local` is NULL or readable.
-unsafe fn connect_options(given: &kolo_connect_options) -> Result<ConnectOptions> {
+pub(super) unsafe fn connect_options(given: &kolo_connect_options) -> Result<ConnectOptions> {
     let local = match given.local.is_null() {
         true => None,
         // SAFETY: promised by the caller.
@@ -63,7 +69,24 @@ unsafe fn connect_options(given: &kolo_connect_options) -> Result<ConnectOptions
         delay: given.delay != 0,
         send_buffer: bytes(given.send_buffer),
         receive_buffer: bytes(given.receive_buffer),
+        family: family(given.family)?,
+        attempt_delay: match given.attempt_delay_ns {
+            0 => None,
+            delay => Some(Duration::from_nanos(delay)),
+        },
     })
+}
+
+pub(super) fn family(number: c_int) -> Result<Option<Family>> {
+    const NONE: c_int = kolo_family::KOLO_FAMILY_NONE as c_int;
+    const IPV4: c_int = kolo_family::KOLO_FAMILY_IPV4 as c_int;
+    const IPV6: c_int = kolo_family::KOLO_FAMILY_IPV6 as c_int;
+    match number {
+        NONE => Ok(None),
+        IPV4 => Ok(Some(Family::V4)),
+        IPV6 => Ok(Some(Family::V6)),
+        _ => Err(Code::EINVAL.into()),
+    }
 }
 
 fn tcp(handle: kolo_tcp) -> Result<TcpStream> {
@@ -76,7 +99,8 @@ fn tcp(handle: kolo_tcp) -> Result<TcpStream> {
 /// `options` may be NULL for the defaults.
 ///
 /// Errors, of which no callback tells: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an
-/// address of no family, for structs of a wrong size, and for a local address of another family;
+/// address of no family, for structs of a wrong size, and if the local address, or the family that
+/// the options name, is another one;
 /// KOLO_EADDRINUSE and KOLO_EADDRNOTAVAIL for the local address; KOLO_EAFNOSUPPORT for a family that
 /// the system lacks; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
 /// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
@@ -100,6 +124,52 @@ pub unsafe extern "C" fn kolo_tcp_connect(
             )
         };
         let tcp = TcpStream::connect_boxed(&lp.inner, address, &options, handler)?;
+        out.set(tcp.id().to_raw());
+        Ok(())
+    })
+}
+
+/// Connects to whichever of several addresses answers first ("happy eyeballs", RFC 8305). They stand
+/// in the order of preference. They are tried in that order, but IPv4 and IPv6 take turns; the next
+/// one when the last has failed, or has not answered within the options' attempt_delay_ns. The first
+/// that connects is the stream's, and the others are closed: kolo_tcp_peer says which it was. An
+/// address that stands there twice is tried once.
+///
+/// on_open of the handler comes when one is connected; until then writes are queued, and functions
+/// that need the socket get KOLO_ENOTCONN. on_error comes when all have failed, with the error of the
+/// one that came furthest, the first of equals: a peer that refused before one that was silent,
+/// before a network that could not reach it, before one that is not there. The options' timeout_ns
+/// counts for the whole. Descriptors that run out (KOLO_EMFILE, KOLO_ENFILE) keep attempts from being
+/// begun: they wait for those under way, and if there are none, on_error comes with that.
+///
+/// Errors, of which no callback tells: KOLO_EINVAL if `addresses`, `handler` or `out` is NULL, if
+/// `count` is 0, for an address of no family, for structs of a wrong size, for a delay out of its
+/// range, if the options' family and that of the local address differ, and if no address is of it;
+/// KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+/// freed.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_connect_any(
+    r#loop: *mut kolo_loop,
+    addresses: *const kolo_address,
+    count: usize,
+    options: *const kolo_connect_options,
+    handler: *const kolo_stream_handler,
+    user: *mut c_void,
+    out: *mut kolo_tcp,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointers, as the header asks for them.
+        let (out, addresses, options, handler) = unsafe {
+            (
+                Out::new(out)?,
+                slice(addresses, count)?,
+                connect_options(&sized::read_or_default(options)?)?,
+                adapter(lp, handler, user)?,
+            )
+        };
+        let addresses = addresses.iter().map(|address| (*address).try_into());
+        let addresses = addresses.collect::<Result<Vec<_>>>()?;
+        let tcp = TcpStream::connect_any_boxed(&lp.inner, &addresses, &options, handler)?;
         out.set(tcp.id().to_raw());
         Ok(())
     })

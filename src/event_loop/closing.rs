@@ -200,11 +200,19 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         Body::Poll(poll) => core.driver.close(id, &mut poll.source),
         #[cfg(feature = "net")]
         Body::Listener(listener) => core.driver.close(id, &mut listener.source),
-        Body::Stream(stream) => core.driver.close(id, &mut stream.source),
+        Body::Stream(stream) => {
+            core.driver.close(id, &mut stream.source);
+            #[cfg(feature = "net")]
+            if stream.is_connecting() {
+                crate::net::connecting::abandon(core, id);
+            }
+        }
         #[cfg(feature = "net")]
         Body::Udp(udp) => core.driver.close(id, &mut udp.source),
         #[cfg(all(unix, feature = "process"))]
         Body::Process(_) => crate::process::close(core, id),
+        #[cfg(feature = "net")]
+        Body::Attempt(attempt) => core.driver.close(id, &mut attempt.source),
         Body::Request(request) => lingers = !request::close(request),
     }
     if timer != TimerKey::NONE {

@@ -34,6 +34,8 @@ use crate::driver::{AnyDriver, Driver};
 use crate::error::{Code, Result};
 use crate::handles::{Body, Handles, Id};
 use crate::metrics::Meter;
+#[cfg(feature = "net")]
+use crate::net::connecting::Connecting;
 use crate::options::LoopOptions;
 use crate::pool::Pool;
 use crate::remote::Mailbox;
@@ -94,6 +96,9 @@ pub(crate) struct Core {
     pub ttys: crate::tty::Ttys,
     /// Made when it is first needed.
     pub pool: Option<Pool>,
+    /// What streams are up to that have no socket yet.
+    #[cfg(feature = "net")]
+    pub connecting: HashMap<Id, Box<Connecting>>,
     /// Closed requests at whose job a thread still is.
     pub lingering: usize,
     /// Small writes of the running callback, to be sent when it returns.
@@ -166,6 +171,8 @@ impl Loop {
                 #[cfg(all(unix, feature = "tty"))]
                 ttys: Default::default(),
                 pool: options.pool,
+                #[cfg(feature = "net")]
+                connecting: HashMap::new(),
                 lingering: 0,
                 gathered: Default::default(),
                 #[cfg(feature = "net")]

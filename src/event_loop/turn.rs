@@ -160,6 +160,9 @@ impl Loop {
                 Completion::Ended(id) => self.stream_ended(id),
                 Completion::ReceiveFailed(id, error) => self.receive_failed(id, error),
                 Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
+                #[cfg(feature = "net")]
+                Completion::Connected(id, outcome) => self.connected(id, outcome),
+                #[cfg(not(feature = "net"))]
                 Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
                 #[cfg(feature = "net")]
                 Completion::Accepted(id, socket) => self.listener_accepted(id, socket),

@@ -1,15 +1,18 @@
 //! TCP connections: making them, adopting them, their options and addresses.
 
 use std::net::SocketAddr;
-use std::ops::Deref;
+use std::ops::{Deref, RangeInclusive};
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
 
+use super::connecting;
 use crate::driver::{Driver, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::{self, Core, Loop};
 use crate::handles::{Body, Id, Kind};
+#[cfg(feature = "dns")]
+use crate::names::{self, ResolveOptions};
 use crate::stream::{Stream, StreamHandler, StreamState};
 use crate::sys::{self, RawSocket};
 
@@ -30,6 +33,57 @@ pub struct ConnectOptions {
     pub send_buffer: Option<u32>,
     /// The kernel's receive buffer in bytes; `None`: the system's choice.
     pub receive_buffer: Option<u32>,
+    /// Only addresses of this family; `None`: of both, or of that of the local address.
+    pub family: Option<Family>,
+    /// With several addresses: how long the next one waits for the one before it (RFC 8305, 5). From 10 milliseconds to
+    /// 2 seconds; `None`: 250 milliseconds.
+    pub attempt_delay: Option<Duration>,
+}
+
+/// Whether an address is one of IPv4 or IPv6.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(i32)]
+pub enum Family {
+    /// IPv4.
+    V4 = 4,
+    /// IPv6.
+    V6 = 6,
+}
+
+impl Family {
+    /// That of an address.
+    pub const fn of(address: &SocketAddr) -> Family {
+        match address {
+            SocketAddr::V4(_) => Family::V4,
+            SocketAddr::V6(_) => Family::V6,
+        }
+    }
+}
+
+/// What RFC 8305, 8 allows.
+const ATTEMPT_DELAYS: RangeInclusive<Duration> = Duration::from_millis(10)..=Duration::from_secs(2);
+
+impl ConnectOptions {
+    pub(super) fn check(&self) -> Result<()> {
+        let fits = |delay| ATTEMPT_DELAYS.contains(&delay);
+        let of_local = self.local.as_ref().map(Family::of);
+        let families_differ =
+            of_local.is_some() && self.family.is_some() && of_local != self.family;
+        if !self.attempt_delay.is_none_or(fits) || families_differ {
+            return Err(Code::EINVAL.into());
+        }
+        Ok(())
+    }
+
+    /// The family that addresses must have, if it is one.
+    pub(super) fn family(&self) -> Option<Family> {
+        self.family.or(self.local.as_ref().map(Family::of))
+    }
+
+    pub(super) fn allow(&self, address: &SocketAddr) -> bool {
+        self.family()
+            .is_none_or(|family| family == Family::of(address))
+    }
 }
 
 /// A TCP connection (RFC 9293): a [`Stream`], whose operations it has, and more.
@@ -128,7 +182,7 @@ impl TcpStream {
     ///
     /// Errors: what the local side says: [`Code::EMFILE`] and [`Code::ENFILE`] when descriptors
     /// are short, [`Code::EADDRINUSE`] and [`Code::EADDRNOTAVAIL`] for the local address,
-    /// [`Code::EINVAL`] when it is of another family than `address`,
+    /// [`Code::EINVAL`] when it, or [`ConnectOptions::family`], is of another family than `address`,
     /// [`Code::EAFNOSUPPORT`] for a family that the system lacks.
     pub fn connect_with(
         lp: &Loop,
@@ -145,6 +199,10 @@ impl TcpStream {
         options: &ConnectOptions,
         handler: Box<dyn StreamHandler>,
     ) -> Result<TcpStream> {
+        options.check()?;
+        if !options.allow(&address) {
+            return Err(Code::EINVAL.into());
+        }
         let socket = socket_for(&address, options)?;
         let mut stream = StreamState::new(Source::of_socket(socket), Kind::Tcp);
         stream.begin_connecting();
@@ -174,6 +232,137 @@ impl TcpStream {
                 core.handles.get_mut(tcp.id())?.timer = timer;
             }
             (Ok(()), None) => {}
+        }
+        Ok(tcp)
+    }
+
+    /// Connects to whichever of several addresses answers first, with default options: see
+    /// [`TcpStream::connect_any_with`].
+    ///
+    /// Errors: as there.
+    pub fn connect_any(
+        lp: &Loop,
+        addresses: &[SocketAddr],
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_any_with(lp, addresses, &ConnectOptions::default(), handler)
+    }
+
+    /// Connects to whichever of several addresses answers first ("happy eyeballs", RFC 8305).
+    ///
+    /// The addresses stand in the order of preference. They are tried in that order, but the families take turns; the next
+    /// one when the last has failed, or has not answered within [`ConnectOptions::attempt_delay`]. The first that connects
+    /// is the stream's, and the others are closed: [`TcpStream::peer_address`] says which it was. An address that stands
+    /// there twice is tried once.
+    ///
+    /// [`StreamHandler::on_open`] comes when one is connected; until then writes are queued, and calls that need the socket
+    /// get [`Code::ENOTCONN`]. [`StreamHandler::on_error`] comes when all have failed, with the error of the one that came
+    /// furthest, the first of equals: a peer that refused before one that was silent, before a network that could not
+    /// reach it, before one that is not there. With [`Code::ETIMEDOUT`] after [`ConnectOptions::timeout`], which counts
+    /// from this call and for the whole. Descriptors that run out ([`Code::EMFILE`], [`Code::ENFILE`]), and a local port
+    /// that another attempt has, keep attempts from being begun: they wait for those under way, and if there are none, the
+    /// stream fails with that.
+    ///
+    /// Errors: [`Code::EINVAL`] if there is no address, or none of the family of [`ConnectOptions::family`] and of the local
+    /// address, or these two differ, and for a delay out of its range; [`Code::ENOBUFS`] when the loop holds as many handles
+    /// as it can; [`Code::ECANCELED`] while the loop is being dropped. Everything else comes to `on_error`.
+    pub fn connect_any_with(
+        lp: &Loop,
+        addresses: &[SocketAddr],
+        options: &ConnectOptions,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_any_boxed(lp, addresses, options, Box::new(handler))
+    }
+
+    pub(crate) fn connect_any_boxed(
+        lp: &Loop,
+        addresses: &[SocketAddr],
+        options: &ConnectOptions,
+        handler: Box<dyn StreamHandler>,
+    ) -> Result<TcpStream> {
+        if !addresses.iter().any(|address| options.allow(address)) {
+            return Err(Code::EINVAL.into());
+        }
+        let tcp = connecting::begin(lp, options, handler)?;
+        connecting::race(lp, tcp, addresses);
+        Ok(tcp)
+    }
+
+    /// Connects to a host by its name, with default options: see [`TcpStream::connect_name_with`].
+    ///
+    /// Errors: as there.
+    #[cfg(feature = "dns")]
+    pub fn connect_name(
+        lp: &Loop,
+        host: &str,
+        port: u16,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_name_with(lp, host, port, &ConnectOptions::default(), handler)
+    }
+
+    /// Connects to a host by its name: looks its addresses up as [`Loop::resolve_with`] does, and connects to them as
+    /// [`TcpStream::connect_any_with`] does.
+    ///
+    /// The resolver is asked once, for both families, as the system is configured to: so the hosts file and the system's
+    /// order of preference hold (RFC 6724). A numeric host is asked of nobody. The stream is there from this call on, and
+    /// may be written to, closed, and limited in time ([`ConnectOptions::timeout`], which counts the resolving too).
+    ///
+    /// [`StreamHandler::on_error`] hears what the resolver says against the name, [`Code::EAI_NONAME`] and its like, and
+    /// otherwise as there.
+    ///
+    /// Errors: those of [`Loop::resolve_with`]; [`Code::EINVAL`] if [`ConnectOptions::family`] and that of the local address
+    /// differ, and for a delay out of its range.
+    ///
+    /// # Example
+    ///
+    /// ```
+    /// use kolo::{Loop, RunMode, Stream, TcpStream};
+    ///
+    /// let lp = Loop::new()?;
+    /// let print = |_: &Loop, _: Stream, data: &[u8]| println!("{} bytes came", data.len());
+    /// let tcp = TcpStream::connect_name(&lp, "localhost", 7000, print)?;
+    /// tcp.write(&lp, b"sent as soon as it is connected")?;
+    /// lp.run(RunMode::NoWait)?;
+    /// # Ok::<(), kolo::Error>(())
+    /// ```
+    #[cfg(feature = "dns")]
+    pub fn connect_name_with(
+        lp: &Loop,
+        host: &str,
+        port: u16,
+        options: &ConnectOptions,
+        handler: impl StreamHandler,
+    ) -> Result<TcpStream> {
+        TcpStream::connect_name_boxed(lp, host, port, options, Box::new(handler))
+    }
+
+    #[cfg(feature = "dns")]
+    pub(crate) fn connect_name_boxed(
+        lp: &Loop,
+        host: &str,
+        port: u16,
+        options: &ConnectOptions,
+        handler: Box<dyn StreamHandler>,
+    ) -> Result<TcpStream> {
+        names::check_host(host)?;
+        let tcp = connecting::begin(lp, options, handler)?;
+        let asked = ResolveOptions {
+            family: options.family(),
+            ..Default::default()
+        };
+        let resolved = move |lp: &Loop, outcome: Result<names::Resolved>| match outcome {
+            Ok(resolved) => connecting::race(lp, tcp, &resolved.addresses),
+            Err(error) => connecting::fail(lp, tcp, error),
+        };
+        if let Some(outcome) = names::at_once(host, port, &asked) {
+            resolved(lp, outcome);
+            return Ok(tcp);
+        }
+        if let Err(error) = connecting::look_up(lp, tcp, host, port, asked, resolved) {
+            connecting::withdraw(lp, tcp);
+            return Err(error);
         }
         Ok(tcp)
     }
@@ -339,16 +528,13 @@ fn state(handles: &mut crate::handles::Handles, tcp: TcpStream) -> Result<&mut S
     }
 }
 
-fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {
+pub(super) fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {
     let socket = sys::tcp_socket(Domain::for_address(*address))?;
     if !options.delay {
         socket.set_tcp_nodelay(true)?;
     }
     set_buffers(&socket, options.send_buffer, options.receive_buffer)?;
     if let Some(local) = &options.local {
-        if local.is_ipv4() != address.is_ipv4() {
-            return Err(Code::EINVAL.into());
-        }
         socket.set_reuse_address(options.reuse_address)?;
         socket.bind(&(*local).into())?;
     }

@@ -243,6 +243,12 @@ impl Loop {
                 return;
             };
             if stream.is_connecting() {
+                drop(core);
+                #[cfg(feature = "net")]
+                if self.connecting_timer(id) {
+                    return;
+                }
+                let mut core = self.core.borrow_mut();
                 fail(&mut core, id, crate::error::Code::ETIMEDOUT.into());
                 drop(core);
                 return self.stream_events(id);

@@ -24,6 +24,8 @@ pub use handler::{Flow, StreamHandler, Timeout};
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
 #[cfg_attr(not(feature = "local"), allow(unused_imports))]
 pub(crate) use open::{open_descriptor, withdraw, Unopened};
+#[cfg(feature = "net")]
+pub(crate) use sending::fail;
 pub(crate) use sending::flush;
 use state::Status;
 pub(crate) use state::StreamState;

@@ -313,7 +313,7 @@ pub(super) fn defer(core: &mut Core, id: Id) {
 }
 
 /// The connection broke: nothing more is sent or received, and the user is told.
-pub(super) fn fail(core: &mut Core, id: Id, error: Error) {
+pub(crate) fn fail(core: &mut Core, id: Id, error: Error) {
     core.gathered.take_of(id);
     let Ok(stream) = state(&mut core.handles, id) else {
         return;
@@ -321,10 +321,16 @@ pub(super) fn fail(core: &mut Core, id: Id, error: Error) {
     if stream.status.contains(Status::FAILED) {
         return;
     }
+    #[cfg(feature = "net")]
+    let connecting = stream.is_connecting();
     stream.status.insert(Status::FAILED | Status::FAILURE_DUE);
     stream.status.remove(Status::READING | Status::CONNECTING);
     core.driver.receive_stop(id, &mut stream.source);
     stream.writes().error = Some(error);
+    #[cfg(feature = "net")]
+    if connecting {
+        crate::net::connecting::abandon(core, id);
+    }
     defer(core, id);
     refresh_active(core, id);
 }

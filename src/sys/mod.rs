@@ -15,6 +15,8 @@ pub(crate) mod fork;
 #[cfg(unix)]
 #[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod local;
+#[cfg(feature = "dns")]
+pub(crate) mod names;
 #[cfg(feature = "net")]
 pub(crate) mod udp_options;
 #[cfg(unix)]

@@ -3,6 +3,9 @@
 
 #![allow(dead_code)] // each test program uses its part
 
+#[cfg(feature = "net")]
+mod peers;
+
 use std::cell::RefCell;
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
@@ -17,6 +20,10 @@ use socket2::{Domain, Socket, Type};
 #[cfg(feature = "net")]
 use kolo::TcpStream;
 use kolo::{Code, Error, Loop, LoopOptions, Result, RunMode, Stream, StreamHandler, Timeout};
+
+#[cfg(feature = "net")]
+#[allow(unused_imports)]
+pub use peers::*;
 
 /// The drivers of this system.
 pub const DRIVERS: [&str; 2] = ["poller", "polling"];
