@@ -2721,7 +2721,8 @@ int kolo_tty_set_mode(kolo_loop *loop, kolo_tty tty, int mode);
 
 /**
  * Puts every terminal of the process back into the mode it was found in, at once, until a mode is
- * set again: for a handler of a signal that ends the process, and before exec.
+ * set again: for a handler of a signal that ends the process, and before exec. In a forked child it
+ * does nothing: the terminal is its parent's.
  *
  * Async-signal-safe: it may be called in a signal handler. Any thread. It leaves kolo_system_error
  * as it is.
