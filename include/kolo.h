@@ -7,7 +7,8 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; names; listening; child processes; terminals; initialisers.
+ * the system; streams; TCP; names; listening; Unix-domain sockets; pipes; child processes;
+ * terminals; initialisers.
  *
  *
  * An echo server
@@ -170,6 +171,12 @@ typedef kolo_handle kolo_request;
 
 /** The number of a pool of threads. It belongs to no loop; 0 is never one. */
 typedef uint64_t kolo_pool;
+
+/** A Unix-domain stream. All kolo_stream_ functions take it, and the kolo_local_ functions. */
+typedef kolo_stream kolo_local;
+
+/** One end of a pipe: a stream. All kolo_stream_ functions take it, and the kolo_pipe_ functions. */
+typedef kolo_stream kolo_pipe;
 
 /** A terminal: a stream. All kolo_stream_ functions take it, and the kolo_tty_ functions. */
 typedef kolo_stream kolo_tty;
@@ -756,11 +763,11 @@ typedef enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /** A kolo_tcp. */
     KOLO_KIND_TCP = 7,
-    /** A Unix-domain stream socket. */
+    /** A kolo_local. */
     KOLO_KIND_LOCAL = 9,
-    /** A listening Unix-domain socket. */
+    /** A kolo_listener of the Unix domain. */
     KOLO_KIND_LOCAL_LISTENER = 10,
-    /** A pipe, or another descriptor that is no socket and carries bytes. */
+    /** A kolo_pipe. */
     KOLO_KIND_PIPE = 11,
     /** A kolo_process. */
     KOLO_KIND_PROCESS = 12,
@@ -1648,8 +1655,8 @@ int kolo_executable_path(char *path,
 
 /* Streams ========================================================================================
  *
- * A stream carries bytes in both directions, whatever is below; here, TCP connections. What it
- * does is given once, by a table of callbacks.
+ * A stream carries bytes in both directions, whatever is below: a TCP connection, a Unix-domain
+ * socket; or in one, such as a pipe's end. What it does is given once, by a table of callbacks.
  *
  * Writing never blocks and never takes a part: what the system does not take at once is queued, and
  * small writes that one callback makes are sent together when it returns. The queue has a high
@@ -1723,6 +1730,17 @@ typedef struct kolo_stream_handler {
                       size_t suggested,
                       kolo_buffer *out,
                       void *user);
+    /**
+     * Descriptors came from the peer, for a Unix-domain stream that takes them: see
+     * kolo_local_receive_descriptors. `waiting`: so many wait to be taken now, with those that came
+     * before. `lost`: some did not come, because this process could hold no more. The bytes they
+     * came with follow at once, also if this stops reading.
+     */
+    void (*on_descriptors)(kolo_loop *loop,
+                           kolo_stream stream,
+                           size_t waiting,
+                           bool lost,
+                           void *user);
 } kolo_stream_handler;
 
 /**
@@ -1848,7 +1866,7 @@ int kolo_stream_queued(kolo_loop *loop, kolo_stream stream, size_t *out_bytes);
 
 /**
  * Closes the stream as kolo_close does, and has the peer know that it was cut off: with TCP, by a
- * reset (RST).
+ * reset (RST). What is carried otherwise has no such thing, and only closes.
  */
 int kolo_stream_reset(kolo_loop *loop, kolo_stream stream);
 
@@ -2215,8 +2233,8 @@ int kolo_tcp_connect_name(kolo_loop *loop,
 
 /* Listening ======================================================================================
  *
- * A listener is a socket that accepts TCP connections. It is active, and so keeps the loop alive,
- * until it is paused or closed.
+ * A listener is a socket that accepts connections: TCP's, made here, or those of the Unix domain,
+ * further below. It is active, and so keeps the loop alive, until it is paused or closed.
  */
 
 /**
@@ -2282,10 +2300,10 @@ typedef struct kolo_listener_handler {
     /** sizeof(kolo_listener_handler), set by KOLO_LISTENER_HANDLER_INIT. */
     size_t size;
     /**
-     * A connection came. Give it a handler here, with kolo_stream_attach: a stream that has none
-     * when this returns is closed.
+     * A connection came: a kolo_tcp or a kolo_local, as the listener. Give it a handler here, with
+     * kolo_stream_attach: a stream that has none when this returns is closed.
      */
-    void (*on_accept)(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, void *user);
+    void (*on_accept)(kolo_loop *loop, kolo_listener listener, kolo_stream stream, void *user);
     /**
      * A connection could not be accepted: KOLO_EMFILE, KOLO_ENFILE... The listener lives on, and
      * tries again as its accept_policy says. Told once, until accepting succeeds again.
@@ -2338,13 +2356,490 @@ int kolo_listener_adopt(kolo_loop *loop,
 int kolo_listener_address(kolo_loop *loop, kolo_listener listener, kolo_address *out);
 
 /**
- * Accepts no more until kolo_listener_resume: those who connect wait in the backlog. Paused
+ * Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in the backlog. Paused
  * already: that is no error.
  */
-int kolo_listener_pause(kolo_loop *loop, kolo_listener listener);
+int kolo_listener_pause(kolo_loop *loop,
+                        kolo_listener listener);
 
 /** Accepts again. Not paused: that is no error. */
 int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
+
+/* Unix-domain sockets ============================================================================
+ *
+ * Unix-domain streams connect processes of one machine. What reads, writes and closes them is above,
+ * with all streams; what pauses their listeners, with all listeners. Here is what makes them, and
+ * what only they have: names in the file system, the peer's credentials, and descriptors, also
+ * whole handles, that travel from process to process.
+ *
+ * A name is a path (and `length` its strlen), or on Linux an abstract name, which begins with a zero
+ * byte, may have more of them, and is in no file system. A path may have 107 bytes on Linux, 103 on
+ * macOS and the BSDs; a deeper place is reached by a relative path, or on Linux through a descriptor
+ * of its folder: /proc/self/fd/N/name.
+ *
+ * Not to be had on Windows (KOLO_ENOTSUP).
+ */
+
+/**
+ * How a Unix-domain listener listens. Begin with KOLO_LOCAL_LISTEN_OPTIONS_INIT; a member that is
+ * zero means its default.
+ */
+typedef struct kolo_local_listen_options {
+    /** sizeof(kolo_local_listen_options), set by KOLO_LOCAL_LISTEN_OPTIONS_INIT. */
+    size_t size;
+    /** Connections that may wait to be accepted. The system may allow fewer. Default 1024. */
+    uint32_t backlog;
+    /**
+     * The mode of the socket file, such as 0600: who may write to it may connect (on Linux; a folder
+     * that others may not enter keeps them out everywhere). It holds before the first can connect.
+     * 0: 0777 less the process's umask. Not for abstract names, to which everybody may connect.
+     */
+    uint32_t mode;
+    /**
+     * Take the place of a socket file on which nobody listens, as a process leaves it that did not
+     * end in order. Never of one on which somebody does, nor of a file that is no socket: that stays
+     * KOLO_EADDRINUSE. Whether somebody listens is found out by connecting. Two processes that do
+     * this at the same time do not disturb each other, by a lock on the folder (flock(2)), for which
+     * this waits up to a tenth of a second; a program that does not heed it, and whose socket is
+     * bound but does not listen yet at that moment, loses its file.
+     */
+    bool replace_stale;
+    /**
+     * Leave the socket file when the listener closes. By default it is removed then, if it is still
+     * the listener's own, and never by a forked child.
+     */
+    bool keep_file;
+    /** Connections accepted in one turn, at most. Default 64. */
+    uint32_t accepts_per_turn;
+    /**
+     * What to do when descriptors run out: a kolo_accept_policy. Those whom KOLO_ACCEPT_REJECT turns
+     * away see the connection end.
+     */
+    int accept_policy;
+    /** The first pause after descriptors ran out, in nanoseconds. Default 10 ms. */
+    uint64_t retry_min_ns;
+    /** The longest pause after they ran out again and again. Default 1 s. */
+    uint64_t retry_max_ns;
+} kolo_local_listen_options;
+
+/**
+ * How a Unix-domain connection is made. Begin with KOLO_LOCAL_CONNECT_OPTIONS_INIT; a member that
+ * is zero means its default.
+ */
+typedef struct kolo_local_connect_options {
+    /** sizeof(kolo_local_connect_options), set by KOLO_LOCAL_CONNECT_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * How long the connection may take to be made, until KOLO_ETIMEDOUT: it only takes time while
+     * the listener's backlog is full. 0: for ever.
+     */
+    uint64_t timeout_ns;
+} kolo_local_connect_options;
+
+/**
+ * Listens at a name: a path, where there must be nothing, or an abstract name. `options` may be
+ * NULL for the defaults. Callbacks, and kolo_listener_pause and kolo_listener_resume, are those of
+ * all listeners; on_accept gets a kolo_local.
+ *
+ * Errors: KOLO_EINVAL if `name`, `handler` or `out` is NULL, for no bytes, for a path with a zero
+ * byte in it, for structs of a wrong size, for a mode or a policy that there is not, and if
+ * retry_min_ns exceeds retry_max_ns; KOLO_EADDRINUSE if there is something at the path, or somebody
+ * listens at the name; KOLO_ENAMETOOLONG; KOLO_EACCES, KOLO_ENOENT, KOLO_ENOTDIR, KOLO_EROFS and
+ * their like for the path's folder; KOLO_EAGAIN if another process keeps the folder locked, with
+ * replace_stale; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
+ * Windows, and for an abstract name on other systems than Linux.
+ */
+int kolo_local_listen(kolo_loop *loop,
+                      const char *name,
+                      size_t length,
+                      const kolo_local_listen_options *options,
+                      const kolo_listener_handler *handler,
+                      void *user,
+                      kolo_listener *out);
+
+/**
+ * Takes over a listening Unix-domain socket from elsewhere, such as one that a service manager
+ * handed to the process. From success on it is kolo's, and kolo closes it; after an error it is
+ * still the caller's. Its file stays when it closes. Of `options` (NULL for the defaults) what
+ * concerns accepting counts.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
+ * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
+ * no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
+ * Windows.
+ */
+int kolo_local_listener_adopt(kolo_loop *loop,
+                              kolo_socket socket,
+                              const kolo_local_listen_options *options,
+                              const kolo_listener_handler *handler,
+                              void *user,
+                              kolo_listener *out);
+
+/**
+ * Connects to who listens at a name. on_open of the handler comes when the connection is made;
+ * until then writes are queued. What the system says against it comes to on_error: KOLO_ENOENT if
+ * there is no such name, KOLO_ECONNREFUSED if nobody listens there, KOLO_EACCES, KOLO_EPROTOTYPE for
+ * a socket of another type. While the listener's backlog is full, it is tried again. `options` may
+ * be NULL for the defaults.
+ *
+ * Errors, of which no callback tells: KOLO_EINVAL if `name`, `handler` or `out` is NULL, for no
+ * bytes, for a path with a zero byte in it, and for structs of a wrong size; KOLO_ENAMETOOLONG;
+ * KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop holds as many
+ * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows, and for
+ * an abstract name on other systems than Linux.
+ */
+int kolo_local_connect(kolo_loop *loop,
+                       const char *name,
+                       size_t length,
+                       const kolo_local_connect_options *options,
+                       const kolo_stream_handler *handler,
+                       void *user,
+                       kolo_local *out);
+
+/**
+ * Makes two connected streams (socketpair(2)), which are open at once: on_open does not come.
+ *
+ * Errors: KOLO_EINVAL if a handler or an `out` is NULL, and for a handler of a wrong size;
+ * KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop holds as many
+ * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_pair(kolo_loop *loop,
+                    const kolo_stream_handler *first_handler,
+                    void *first_user,
+                    const kolo_stream_handler *second_handler,
+                    void *second_user,
+                    kolo_local *out_first,
+                    kolo_local *out_second);
+
+/**
+ * Takes over a connected Unix-domain stream socket from elsewhere, which is open at once (on_open
+ * does not come). From success on it is kolo's, and kolo closes it; after an error it is still the
+ * caller's.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
+ * for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for
+ * one that is not of the Unix domain; KOLO_EPROTOTYPE for one that keeps messages apart;
+ * KOLO_ENOTCONN for one that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it
+ * can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_adopt(kolo_loop *loop,
+                     kolo_socket socket,
+                     const kolo_stream_handler *handler,
+                     void *user,
+                     kolo_local *out);
+
+/**
+ * Hands the socket out: from now on it is the caller's to close. The handle closes, and its
+ * on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
+ * Received descriptors that were not taken are closed.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
+ * is being made; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_release(kolo_loop *loop, kolo_local local, kolo_socket *out);
+
+/**
+ * Who is at the other end of a connection: the process that made it, or that listened, as they
+ * were then; with a pair, who made it. `process` gets 0 where the system does not tell it (it does
+ * on Linux and macOS), or if it is not visible from here; it may have ended since, and its number be
+ * another's. `user` and `group` are the effective ones.
+ *
+ * Errors: KOLO_EINVAL if a pointer is NULL; KOLO_ENOTCONN while the connection is being made;
+ * KOLO_ENOTSUP where the system does not tell.
+ */
+int kolo_local_peer_credentials(kolo_loop *loop,
+                                kolo_local local,
+                                int64_t *process,
+                                uint32_t *user,
+                                uint32_t *group);
+
+/**
+ * The name of a Unix-domain listener, or of this end of a stream: the listener's, if it was
+ * accepted; usually none, and `out_length` 0, for others. A zero byte is put behind it; 128 bytes
+ * of `room` are always enough.
+ *
+ * Errors: KOLO_EINVAL if `buffer` or `out_length` is NULL; KOLO_ENOBUFS if there is not `room` for
+ * it; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_name(kolo_loop *loop,
+                    kolo_handle handle,
+                    char *buffer,
+                    size_t room,
+                    size_t *out_length);
+
+/**
+ * The name of the other end of a stream: the listener's, if this one connected; usually none, and
+ * `out_length` 0, for others. A zero byte is put behind it; 128 bytes of `room` are always enough.
+ *
+ * Errors: KOLO_EINVAL if `buffer` or `out_length` is NULL; KOLO_ENOBUFS if there is not `room` for
+ * it; KOLO_ENOTCONN while the connection is being made; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_peer_name(kolo_loop *loop,
+                         kolo_local local,
+                         char *buffer,
+                         size_t room,
+                         size_t *out_length);
+
+/**
+ * Asks for sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more
+ * or less. (On Linux what one end may have under way to the other is its send buffer.)
+ */
+int kolo_local_set_buffers(kolo_loop *loop,
+                           kolo_local local,
+                           uint32_t send_bytes,
+                           uint32_t receive_bytes);
+
+/**
+ * The socket's descriptor, to look at, or to set options that kolo does not have. It is still
+ * kolo's: do not close it, and leave it non-blocking.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_socket(kolo_loop *loop, kolo_local local, kolo_socket *out);
+
+/**
+ * Writes bytes, which are copied, and with the first of them passes `count` descriptors to the
+ * peer: at least one, at most 253. It takes its turn among the other writes. The descriptors are
+ * duplicated by this call, so the caller's stay its own and may be closed.
+ *
+ * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns.
+ * `out_write` may be NULL; else it gets a name for the write, which kolo_stream_write_cancel takes.
+ *
+ * Returns 0 or 1 as kolo_stream_write does.
+ *
+ * Errors: KOLO_EINVAL if `data` or `descriptors` is NULL, for no bytes, and for no descriptors or
+ * too many; KOLO_EBADF also for a descriptor that is not open; KOLO_EMFILE if descriptors are short;
+ * KOLO_ENOTSUP on Windows; the others as for kolo_stream_write. Then nothing is taken. (If too many
+ * descriptors of this user's are on their way, on Linux, the connection breaks with
+ * KOLO_ETOOMANYREFS.)
+ */
+int kolo_local_write_with_descriptors(kolo_loop *loop,
+                                      kolo_local local,
+                                      const void *data,
+                                      size_t length,
+                                      const int *descriptors,
+                                      size_t count,
+                                      kolo_write_cb done,
+                                      void *user,
+                                      uint64_t *out_write);
+
+/**
+ * Writes bytes, which are copied, and passes a handle's descriptor with them: a TCP connection or
+ * listener, a UDP socket, a Unix-domain stream or listener, a pipe, of the same loop. The peer makes
+ * a handle of it again: kolo_local_take_stream, kolo_local_take_listener.
+ *
+ * The handle itself stays as it is, and shares its connection with the peer: usually the next call
+ * is to close it, which the connection outlives. (Its shutdown and its reset it would not: they are
+ * the connection's.) What this side has read of it is not passed; what it has written is sent first.
+ *
+ * `done`, `out_write` and what is returned are as with kolo_local_write_with_descriptors.
+ *
+ * Errors: KOLO_EINVAL for a handle without a descriptor of kolo's, for no bytes, and if `data` is
+ * NULL; KOLO_EBUSY while the handle has writes queued; the others as there.
+ */
+int kolo_local_send_handle(kolo_loop *loop,
+                           kolo_local local,
+                           kolo_handle handle,
+                           const void *data,
+                           size_t length,
+                           kolo_write_cb done,
+                           void *user,
+                           uint64_t *out_write);
+
+/**
+ * Takes descriptors that the peer passes, from now on, or no more. A stream that does not has them
+ * dropped by the system. on_descriptors tells of them, before the bytes that they came with; then
+ * they wait to be taken, at most 1012 on one stream (more are closed), and those that are not taken
+ * are closed with the stream. Of a peer that is not trusted, mind that each counts against the limit
+ * of this process.
+ */
+int kolo_local_receive_descriptors(kolo_loop *loop,
+                                   kolo_local local,
+                                   bool on);
+
+/**
+ * How many received descriptors wait to be taken.
+ *
+ * Errors: KOLO_EINVAL if `out_count` is NULL; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_descriptors_waiting(kolo_loop *loop, kolo_local local, size_t *out_count);
+
+/**
+ * What kind of handle the first descriptor that waits would be: a kolo_kind, or 0 for one of which
+ * kolo makes no handle, such as a file's.
+ *
+ * Errors: KOLO_EINVAL if `out_kind` is NULL; KOLO_ENOENT if none waits; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_next_kind(kolo_loop *loop, kolo_local local, int *out_kind);
+
+/**
+ * Takes the first received descriptor that waits: it is the caller's to close, or to give to
+ * kolo_udp_adopt and its like. Programs that the process starts do not inherit it.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOENT if none waits; KOLO_ENOTSUP on Windows.
+ */
+int kolo_local_take_descriptor(kolo_loop *loop, kolo_local local, int *out);
+
+/**
+ * Takes the first received descriptor that waits and opens it as the stream that it is: a kolo_tcp,
+ * a kolo_local or a kolo_pipe, which kolo_kind_of tells. It is open at once: on_open does not
+ * come.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for a handler of a wrong size, and if it is no
+ * stream; KOLO_ENOENT if none waits; KOLO_ENOTCONN if it is not connected; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
+ * Windows. Then it still waits.
+ */
+int kolo_local_take_stream(kolo_loop *loop,
+                           kolo_local local,
+                           const kolo_stream_handler *handler,
+                           void *user,
+                           kolo_stream *out);
+
+/**
+ * Takes the first received descriptor that waits and opens it as the listener that it is, of TCP or
+ * the Unix domain, with the default options.
+ *
+ * Errors: as for kolo_local_take_stream; KOLO_EINVAL if it is no listener. Then it still waits.
+ */
+int kolo_local_take_listener(kolo_loop *loop,
+                             kolo_local local,
+                             const kolo_listener_handler *handler,
+                             void *user,
+                             kolo_listener *out);
+
+/* Pipes ==========================================================================================
+ *
+ * Pipes are streams: what reads, writes and closes them is above. Here is what makes them: anonymous
+ * pipes, named ones, and descriptors from elsewhere, such as the standard input and output.
+ *
+ * Most pipes carry bytes in one direction. Reading an end that only writes is KOLO_ENOTCONN, as after
+ * the peer's end; writing one that only reads is KOLO_EPIPE, as after kolo_stream_shutdown. A handler
+ * with on_data may be given to either: it reads where there is something to read. An end that only
+ * writes keeps the loop alive while writes are queued. A reader that goes away is KOLO_EPIPE to
+ * on_error at the next write, and never the signal SIGPIPE. kolo_stream_shutdown of an end that only
+ * writes closes its descriptor, which is how the reader hears of the end.
+ *
+ * Whether reading and writing wait is a property of the open file description, not of the descriptor
+ * (open(2)): a shell's standard output that one process makes non-blocking is so for all that
+ * inherited it. kolo_pipe_reopen leaves such descriptors alone where it can. Where it cannot, and with
+ * kolo_pipe_adopt, the description is changed, and changed back when the handle closes or releases it.
+ * A process that is killed does not get to that.
+ *
+ * Not to be had on Windows (KOLO_ENOTSUP).
+ */
+
+/** Which way a pipe's end carries bytes, seen from this process. */
+typedef enum kolo_direction {
+    /** To this process: it is read. */
+    KOLO_DIRECTION_READ = 1,
+    /** From this process: it is written. */
+    KOLO_DIRECTION_WRITE = 2,
+} kolo_direction;
+
+/**
+ * Makes an anonymous pipe (pipe(2)) with both ends in this loop.
+ *
+ * Errors: KOLO_EINVAL if a handler or an `out` is NULL, and for a handler of a wrong size;
+ * KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop holds as many
+ * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ */
+int kolo_pipe_pair(kolo_loop *loop,
+                   const kolo_stream_handler *reader_handler,
+                   void *reader_user,
+                   const kolo_stream_handler *writer_handler,
+                   void *writer_user,
+                   kolo_pipe *out_reader,
+                   kolo_pipe *out_writer);
+
+/**
+ * Makes an anonymous pipe with one end in this loop, which is read or written as `direction` (a
+ * kolo_direction) says. The other end is the caller's to close, for a thread or another process: it
+ * waits in reading and writing, as programs expect it, and is not inherited (FD_CLOEXEC) until that
+ * is asked for.
+ *
+ * Errors: KOLO_EINVAL for a direction that there is not, if `handler`, `out` or `out_other` is NULL,
+ * and for a handler of a wrong size; the others as for kolo_pipe_pair.
+ */
+int kolo_pipe_half(kolo_loop *loop,
+                   int direction,
+                   const kolo_stream_handler *handler,
+                   void *user,
+                   kolo_pipe *out,
+                   int *out_other);
+
+/**
+ * Opens a named pipe (fifo(7)), which must exist; `direction` is a kolo_direction.
+ *
+ * Reading, it opens at once, also before there is a writer; its on_end comes when the last writer
+ * has gone. To serve writers that come and go, keep a writing end open too.
+ *
+ * Errors: KOLO_EINVAL for what is no named pipe, for a direction that there is not, if `path`,
+ * `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENXIO for writing while there
+ * is no reader; KOLO_ENOENT, KOLO_EACCES and their like for the path; the others as for
+ * kolo_pipe_pair.
+ */
+int kolo_pipe_open(kolo_loop *loop,
+                   const char *path,
+                   int direction,
+                   const kolo_stream_handler *handler,
+                   void *user,
+                   kolo_pipe *out);
+
+/**
+ * Takes over a descriptor from elsewhere: a pipe's end, a terminal, a stream socket. Which way it
+ * carries bytes is what it was opened for. From success on it is kolo's, and kolo closes it; after
+ * an error it is still the caller's. The open file description does not block from then on, for
+ * whoever shares it, until the handle closes or releases it. (A socket stays so.)
+ *
+ * Errors: KOLO_EPERM for what cannot be waited for, because it is always ready: regular files,
+ * folders, disks, and, if it is to be read, devices such as /dev/null; KOLO_EPROTOTYPE for a socket
+ * that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EINVAL if `handler`
+ * or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
+ * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ */
+int kolo_pipe_adopt(kolo_loop *loop,
+                    int descriptor,
+                    const kolo_stream_handler *handler,
+                    void *user,
+                    kolo_pipe *out);
+
+/**
+ * Opens what a descriptor of somebody else's refers to, such as 0 or 1, once more for kolo. The
+ * descriptor stays its owner's.
+ *
+ * On Linux an anonymous pipe or a terminal gets an open file description of kolo's own (through
+ * /proc/self/fd), and nobody is disturbed. Otherwise, also where /proc is not mounted or the
+ * permission is lacking, it is a duplicate, and what is said of kolo_pipe_adopt holds.
+ *
+ * Errors: as for kolo_pipe_adopt; KOLO_EMFILE if descriptors are short.
+ */
+int kolo_pipe_reopen(kolo_loop *loop,
+                     int descriptor,
+                     const kolo_stream_handler *handler,
+                     void *user,
+                     kolo_pipe *out);
+
+/**
+ * Hands the descriptor out: from now on it is the caller's to close. The handle closes, and its
+ * on_close comes as ever. Bytes that were not read yet are still in it. It blocks if it did when it
+ * came.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued; KOLO_ENOTCONN after a
+ * shutdown that closed it; KOLO_ENOTSUP on Windows.
+ */
+int kolo_pipe_release(kolo_loop *loop, kolo_pipe pipe, int *out);
+
+/**
+ * The descriptor, to look at, or to set options that kolo does not have. It is still kolo's: do not
+ * close it, and leave it non-blocking.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTCONN after a shutdown that closed it; KOLO_ENOTSUP
+ * on Windows.
+ */
+int kolo_pipe_descriptor(kolo_loop *loop, kolo_pipe pipe, int *out);
 
 /* Child processes ================================================================================
  *
@@ -2766,7 +3261,7 @@ int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, voi
 #define KOLO_METRICS_INIT { sizeof(kolo_metrics), 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KOLO_POOL_OPTIONS_INIT { sizeof(kolo_pool_options), 0, 0, 0, 0, 0, 0 }
 #define KOLO_STREAM_HANDLER_INIT \
-    { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
+    { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 #define KOLO_CONNECT_OPTIONS_INIT \
     { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0, 0, 0 }
 #define KOLO_RESOLVE_OPTIONS_INIT \
@@ -2776,6 +3271,9 @@ int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, voi
 #define KOLO_LISTEN_OPTIONS_INIT \
     { sizeof(kolo_listen_options), 0, false, false, false, false, 0, 0, 0, 0, 0, 0 }
 #define KOLO_LISTENER_HANDLER_INIT { sizeof(kolo_listener_handler), NULL, NULL, NULL }
+#define KOLO_LOCAL_CONNECT_OPTIONS_INIT { sizeof(kolo_local_connect_options), 0 }
+#define KOLO_LOCAL_LISTEN_OPTIONS_INIT \
+    { sizeof(kolo_local_listen_options), 0, 0, false, false, 0, 0, 0, 0 }
 #define KOLO_STDIO_INIT \
     { sizeof(kolo_stdio), KOLO_STDIO_INHERIT, 0, 0, NULL, 0, NULL, NULL, NULL }
 #define KOLO_PROCESS_OPTIONS_INIT \

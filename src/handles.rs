@@ -11,11 +11,13 @@ use std::num::NonZeroU64;
 use bitflags::bitflags;
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 
+#[cfg(any(feature = "net", all(unix, feature = "local")))]
+use crate::accept::ListenerState;
 use crate::driver::{Source, Sources};
 use crate::error::{Code, Result};
 use crate::hook::HookState;
 #[cfg(feature = "net")]
-use crate::net::{connecting::Attempt, listener::ListenerState, udp::UdpState};
+use crate::net::{connecting::Attempt, udp::UdpState};
 use crate::poll::PollState;
 #[cfg(all(unix, feature = "process"))]
 use crate::process::ProcessState;
@@ -133,11 +135,11 @@ pub enum Kind {
     Tcp = 7,
     /// A [`UdpSocket`](crate::UdpSocket).
     Udp = 8,
-    /// A Unix-domain stream socket.
+    /// A Unix-domain stream: `LocalStream`.
     Local = 9,
-    /// A listening Unix-domain socket.
+    /// A listening Unix-domain socket: `LocalListener`.
     LocalListener = 10,
-    /// A pipe, or another descriptor that is no socket and carries bytes.
+    /// A pipe, or another descriptor that is no socket and carries bytes: `Pipe`.
     Pipe = 11,
     /// A program that runs.
     Process = 12,
@@ -170,7 +172,7 @@ pub(crate) enum Body {
     Waker(WakerState),
     Signal(SignalState),
     Poll(Box<PollState>),
-    #[cfg(feature = "net")]
+    #[cfg(any(feature = "net", all(unix, feature = "local")))]
     Listener(Box<ListenerState>),
     #[cfg_attr(not(feature = "net"), allow(dead_code))] // nothing carries streams
     Stream(StreamState),
@@ -199,8 +201,8 @@ impl Entry {
             Body::Waker(_) => Kind::Waker,
             Body::Signal(_) => Kind::Signal,
             Body::Poll(_) => Kind::Poll,
-            #[cfg(feature = "net")]
-            Body::Listener(_) => Kind::Listener,
+            #[cfg(any(feature = "net", all(unix, feature = "local")))]
+            Body::Listener(listener) => listener.kind(),
             Body::Stream(stream) => stream.kind(),
             #[cfg(feature = "net")]
             Body::Udp(_) => Kind::Udp,
@@ -391,7 +393,7 @@ impl Body {
     fn source(&mut self) -> Option<&mut Source> {
         match self {
             Body::Stream(stream) => Some(&mut stream.source),
-            #[cfg(feature = "net")]
+            #[cfg(any(feature = "net", all(unix, feature = "local")))]
             Body::Listener(listener) => Some(&mut listener.source),
             Body::Poll(poll) => Some(&mut poll.source),
             #[cfg(feature = "net")]

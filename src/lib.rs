@@ -38,6 +38,8 @@
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, rustdoc::broken_intra_doc_links)]
 #![warn(clippy::undocumented_unsafe_blocks)]
 
+#[cfg(any(feature = "net", all(unix, feature = "local")))]
+mod accept;
 #[cfg(any(feature = "capi", feature = "dns"))]
 #[cfg_attr(not(feature = "capi"), allow(dead_code))]
 mod address;
@@ -71,18 +73,26 @@ mod timers;
 #[cfg(all(unix, feature = "tty"))]
 mod tty;
 
+#[cfg(any(feature = "net", all(unix, feature = "local")))]
+pub use accept::AcceptPolicy;
 pub use driver::Interest;
 pub use error::{Code, Error, Result};
 pub use event_loop::{Loop, RunMode, Task};
 pub use handles::{Id, Kind};
 pub use hook::{Hook, HookKind};
 #[cfg(all(unix, feature = "local"))]
-pub use local::{pipe::Pipe, stream::LocalStream};
+pub use local::listener::{LocalListenOptions, LocalListener, LocalListenerHandler};
+#[cfg(all(unix, feature = "local"))]
+pub use local::name::LocalName;
+#[cfg(all(unix, feature = "local"))]
+pub use local::pipe::{Direction, Pipe};
+#[cfg(all(unix, feature = "local"))]
+pub use local::stream::{LocalConnectOptions, LocalStream, PeerCredentials};
 pub use metrics::Metrics;
 #[cfg(feature = "dns")]
 pub use names::{Named, ResolveOptions, Resolved, ReverseOptions, SocketType};
 #[cfg(feature = "net")]
-pub use net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
+pub use net::listener::{ListenOptions, ListenerHandler, TcpListener};
 #[cfg(feature = "net")]
 pub use net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 #[cfg(feature = "net")]

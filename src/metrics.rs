@@ -171,7 +171,7 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Poll(poll) => {
             let _ = write!(line, " descriptor={:?}", poll.source.descriptor());
         }
-        #[cfg(feature = "net")]
+        #[cfg(any(feature = "net", all(unix, feature = "local")))]
         Body::Listener(listener) => {
             let _ = write!(line, " descriptor={:?}", listener.source.descriptor());
         }

@@ -30,6 +30,8 @@ const PARTS: &[&str] = &[
     "tcp",
     "names",
     "listener",
+    "local",
+    "pipe",
     "process",
     "tty",
 ];
@@ -247,7 +249,7 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    assert_eq!(initialised.lines().count(), 12);
+    assert_eq!(initialised.lines().count(), 14);
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();

@@ -26,11 +26,11 @@ pub enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /// A kolo_tcp.
     KOLO_KIND_TCP = 7,
-    /// A Unix-domain stream socket.
+    /// A kolo_local.
     KOLO_KIND_LOCAL = 9,
-    /// A listening Unix-domain socket.
+    /// A kolo_listener of the Unix domain.
     KOLO_KIND_LOCAL_LISTENER = 10,
-    /// A pipe, or another descriptor that is no socket and carries bytes.
+    /// A kolo_pipe.
     KOLO_KIND_PIPE = 11,
     /// A kolo_process.
     KOLO_KIND_PROCESS = 12,

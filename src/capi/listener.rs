@@ -1,7 +1,7 @@
 //! Listening
 //!
-//! A listener is a socket that accepts TCP connections. It is active, and so keeps the loop alive,
-//! until it is paused or closed.
+//! A listener is a socket that accepts connections: TCP's, made here, or those of the Unix domain,
+//! further below. It is active, and so keeps the loop alive, until it is paused or closed.
 
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
@@ -9,16 +9,24 @@ use std::num::NonZeroU32;
 use std::rc::Rc;
 use std::time::Duration;
 
+#[cfg(feature = "net")]
 use super::address::{kolo_address, socket_address};
-use super::boundary::{c_bool, id, number, pointer, with_loop, Out};
+#[cfg(feature = "net")]
+use super::boundary::Out;
+use super::boundary::{c_bool, id, number, pointer, with_loop};
+#[cfg(feature = "net")]
 use super::poll::descriptor;
 use super::sized::{self, first_size, Versioned};
 use super::tables::Table;
-use super::types::{kolo_listener, kolo_loop, kolo_socket, kolo_tcp};
+#[cfg(feature = "net")]
+use super::types::kolo_socket;
+use super::types::{kolo_listener, kolo_loop, kolo_stream};
+use crate::accept::{self, AcceptPolicy, Acceptor};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::Loop;
-use crate::net::listener::{AcceptPolicy, ListenOptions, ListenerHandler, TcpListener};
-use crate::net::tcp::TcpStream;
+use crate::handles::Id;
+#[cfg(feature = "net")]
+use crate::net::listener::{ListenOptions, TcpListener};
 use crate::sys;
 
 /// What a listener does when a connection cannot be accepted because descriptors or memory are
@@ -80,13 +88,13 @@ unsafe impl Versioned for kolo_listen_options {
 pub struct kolo_listener_handler {
     /// sizeof(kolo_listener_handler), set by KOLO_LISTENER_HANDLER_INIT.
     pub size: usize,
-    /// A connection came. Give it a handler here, with kolo_stream_attach: a stream that has none
-    /// when this returns is closed.
+    /// A connection came: a kolo_tcp or a kolo_local, as the listener. Give it a handler here, with
+    /// kolo_stream_attach: a stream that has none when this returns is closed.
     pub on_accept: Option<
         unsafe extern "C" fn(
             r#loop: *mut kolo_loop,
             listener: kolo_listener,
-            stream: kolo_tcp,
+            stream: kolo_stream,
             user: *mut c_void,
         ),
     >,
@@ -123,32 +131,32 @@ impl Table for kolo_listener_handler {
     }
 }
 
-struct Adapter {
+pub(super) struct Adapter {
     table: Rc<kolo_listener_handler>,
     user: *mut c_void,
 }
 
-impl ListenerHandler for Adapter {
-    fn on_accept(&mut self, lp: &Loop, listener: TcpListener, stream: TcpStream) {
+impl Acceptor for Adapter {
+    fn accepted(&mut self, lp: &Loop, listener: Id, stream: Id) {
         if let Some(call) = self.table.on_accept {
-            let (listener, stream) = (listener.id().to_raw(), stream.id().to_raw());
+            let (listener, stream) = (listener.to_raw(), stream.to_raw());
             // SAFETY: the user's function, with what it asked for.
             unsafe { call(pointer(lp), listener, stream, self.user) }
         }
     }
 
-    fn on_error(&mut self, lp: &Loop, listener: TcpListener, error: Error) {
+    fn failed(&mut self, lp: &Loop, listener: Id, error: Error) {
         if let Some(call) = self.table.on_error {
             let error = number(error);
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), listener.id().to_raw(), error, self.user) }
+            unsafe { call(pointer(lp), listener.to_raw(), error, self.user) }
         }
     }
 
-    fn on_close(&mut self, lp: &Loop, listener: TcpListener) {
+    fn closed(&mut self, lp: &Loop, listener: Id) {
         if let Some(call) = self.table.on_close {
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), listener.id().to_raw(), self.user) }
+            unsafe { call(pointer(lp), listener.to_raw(), self.user) }
         }
     }
 }
@@ -156,7 +164,7 @@ impl ListenerHandler for Adapter {
 /// # Safety
 ///
 /// `handler` is NULL, or as many bytes as its `size` says can be read there.
-unsafe fn adapter(
+pub(super) unsafe fn adapter(
     lp: &kolo_loop,
     handler: *const kolo_listener_handler,
     user: *mut c_void,
@@ -171,28 +179,46 @@ pub(super) fn bytes(number: u32) -> Option<u32> {
     NonZeroU32::new(number).map(NonZeroU32::get)
 }
 
-fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
-    let defaults = ListenOptions::default();
-    let or = |number: u32, default: u32| bytes(number).unwrap_or(default);
-    let accept_policy = match given.accept_policy {
-        0 => AcceptPolicy::Wait,
-        1 => AcceptPolicy::Reject,
-        _ => return Err(Code::EINVAL.into()),
-    };
-    let (retry_min, retry_max) = match (given.retry_min_ns, given.retry_max_ns) {
-        (0, 0) => (defaults.retry_min, defaults.retry_max),
+/// What there is for a kolo_accept_policy.
+pub(super) fn accept_policy(number: c_int) -> Result<AcceptPolicy> {
+    match number {
+        0 => Ok(AcceptPolicy::Wait),
+        1 => Ok(AcceptPolicy::Reject),
+        _ => Err(Code::EINVAL.into()),
+    }
+}
+
+/// The pauses that were asked for, or the defaults.
+pub(super) fn pauses(
+    min_ns: u64,
+    max_ns: u64,
+    defaults: (Duration, Duration),
+) -> Result<(Duration, Duration)> {
+    Ok(match (min_ns, max_ns) {
+        (0, 0) => defaults,
         // A default gives way to what was asked for.
         (0, max) => {
             let max = Duration::from_nanos(max);
-            (defaults.retry_min.min(max), max)
+            (defaults.0.min(max), max)
         }
         (min, 0) => {
             let min = Duration::from_nanos(min);
-            (min, defaults.retry_max.max(min))
+            (min, defaults.1.max(min))
         }
         (min, max) if min <= max => (Duration::from_nanos(min), Duration::from_nanos(max)),
         _ => return Err(Code::EINVAL.into()),
-    };
+    })
+}
+
+#[cfg(feature = "net")]
+fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
+    let defaults = ListenOptions::default();
+    let or = |number: u32, default: u32| bytes(number).unwrap_or(default);
+    let (retry_min, retry_max) = pauses(
+        given.retry_min_ns,
+        given.retry_max_ns,
+        (defaults.retry_min, defaults.retry_max),
+    )?;
     Ok(ListenOptions {
         backlog: or(given.backlog, defaults.backlog),
         reuse_address: given.no_reuse_address == 0,
@@ -200,7 +226,7 @@ fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
         ipv6_only: given.ipv6_only != 0,
         delay: given.delay != 0,
         accepts_per_turn: or(given.accepts_per_turn, defaults.accepts_per_turn),
-        accept_policy,
+        accept_policy: accept_policy(given.accept_policy)?,
         retry_min,
         retry_max,
         send_buffer: bytes(given.send_buffer),
@@ -208,6 +234,7 @@ fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
     })
 }
 
+#[cfg(feature = "net")]
 fn listener(handle: kolo_listener) -> Result<TcpListener> {
     Ok(TcpListener::from_id(id(handle)?))
 }
@@ -221,6 +248,7 @@ fn listener(handle: kolo_listener) -> Result<TcpListener> {
 /// KOLO_EAFNOSUPPORT for a family that the system lacks; KOLO_ENOTSUP for reuse_port where there is
 /// no such thing; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
 /// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+#[cfg(feature = "net")]
 #[no_mangle]
 pub unsafe extern "C" fn kolo_tcp_listen(
     r#loop: *mut kolo_loop,
@@ -254,6 +282,7 @@ pub unsafe extern "C" fn kolo_tcp_listen(
 /// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
 /// no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
 /// loop is being freed.
+#[cfg(feature = "net")]
 #[no_mangle]
 pub unsafe extern "C" fn kolo_listener_adopt(
     r#loop: *mut kolo_loop,
@@ -292,6 +321,7 @@ pub(super) fn give_back((error, socket): (Error, Option<socket2::Socket>)) -> Er
 /// The address at which a listener listens, with the port that the system chose.
 ///
 /// Errors: KOLO_EINVAL if `out` is NULL.
+#[cfg(feature = "net")]
 #[no_mangle]
 pub unsafe extern "C" fn kolo_listener_address(
     r#loop: *mut kolo_loop,
@@ -306,14 +336,14 @@ pub unsafe extern "C" fn kolo_listener_address(
     })
 }
 
-/// Accepts no more until kolo_listener_resume: those who connect wait in the backlog. Paused
+/// Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in the backlog. Paused
 /// already: that is no error.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_listener_pause(
     r#loop: *mut kolo_loop,
     listener: kolo_listener,
 ) -> c_int {
-    with_loop(r#loop, |lp| self::listener(listener)?.pause(&lp.inner))
+    with_loop(r#loop, |lp| accept::pause(&lp.inner, id(listener)?))
 }
 
 /// Accepts again. Not paused: that is no error.
@@ -322,5 +352,5 @@ pub unsafe extern "C" fn kolo_listener_resume(
     r#loop: *mut kolo_loop,
     listener: kolo_listener,
 ) -> c_int {
-    with_loop(r#loop, |lp| self::listener(listener)?.resume(&lp.inner))
+    with_loop(r#loop, |lp| accept::resume(&lp.inner, id(listener)?))
 }

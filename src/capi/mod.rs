@@ -33,10 +33,14 @@ pub mod error;
 pub mod event_loop;
 pub mod handle;
 pub mod hook;
-#[cfg(feature = "net")]
+#[cfg(any(feature = "net", feature = "local"))]
 pub mod listener;
+#[cfg(feature = "local")]
+pub mod local;
 #[cfg(feature = "dns")]
 pub mod names;
+#[cfg(feature = "local")]
+pub mod pipe;
 pub mod poll;
 #[cfg(feature = "process")]
 pub mod process;

@@ -1,7 +1,7 @@
 //! Streams
 //!
-//! A stream carries bytes in both directions, whatever is below; here, TCP connections. What it
-//! does is given once, by a table of callbacks.
+//! A stream carries bytes in both directions, whatever is below: a TCP connection, a Unix-domain
+//! socket; or in one, such as a pipe's end. What it does is given once, by a table of callbacks.
 //!
 //! Writing never blocks and never takes a part: what the system does not take at once is queued, and
 //! small writes that one callback makes are sent together when it returns. The queue has a high
@@ -12,7 +12,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 use std::rc::Rc;
 
-use super::boundary::{id, number, pointer, slice, status, with_loop, Out};
+use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, Out};
 use super::sized::{self, first_size, Versioned};
 use super::tables::Table;
 use super::types::{kolo_loop, kolo_stream};
@@ -110,6 +110,19 @@ pub struct kolo_stream_handler {
             user: *mut c_void,
         ),
     >,
+    /// Descriptors came from the peer, for a Unix-domain stream that takes them: see
+    /// kolo_local_receive_descriptors. `waiting`: so many wait to be taken now, with those that came
+    /// before. `lost`: some did not come, because this process could hold no more. The bytes they
+    /// came with follow at once, also if this stops reading.
+    pub on_descriptors: Option<
+        unsafe extern "C" fn(
+            r#loop: *mut kolo_loop,
+            stream: kolo_stream,
+            waiting: usize,
+            lost: c_bool,
+            user: *mut c_void,
+        ),
+    >,
 }
 
 /// An owned write, or a shutdown, has ended: the memory is the program's again. `status` is 0 when
@@ -130,9 +143,9 @@ unsafe impl Versioned for kolo_stream_handler {
 }
 
 impl Table for kolo_stream_handler {
-    type Key = [usize; 8];
+    type Key = [usize; 9];
 
-    fn key(&self) -> [usize; 8] {
+    fn key(&self) -> [usize; 9] {
         [
             self.on_open.map_or(0, |call| call as usize),
             self.on_data.map_or(0, |call| call as usize),
@@ -142,6 +155,7 @@ impl Table for kolo_stream_handler {
             self.on_error.map_or(0, |call| call as usize),
             self.on_close.map_or(0, |call| call as usize),
             self.on_buffer.map_or(0, |call| call as usize),
+            self.on_descriptors.map_or(0, |call| call as usize),
         ]
     }
 }
@@ -219,6 +233,14 @@ impl StreamHandler for Adapter {
         }
     }
 
+    fn on_descriptors(&mut self, lp: &Loop, stream: Stream, waiting: usize, lost: bool) {
+        if let Some(call) = self.table.on_descriptors {
+            let (lp, stream) = self.tell(lp, stream);
+            // SAFETY: the user's function, with what it asked for.
+            unsafe { call(lp, stream, waiting, c_bool::from(lost), self.user) }
+        }
+    }
+
     fn on_close(&mut self, lp: &Loop, stream: Stream) {
         if let Some(call) = self.table.on_close {
             let (lp, stream) = self.tell(lp, stream);
@@ -288,7 +310,7 @@ fn stream(handle: kolo_stream) -> Result<Stream> {
     Ok(Stream::from_id(id(handle)?))
 }
 
-fn completion(done: kolo_write_cb, user: *mut c_void) -> Option<WriteCallback> {
+pub(super) fn completion(done: kolo_write_cb, user: *mut c_void) -> Option<WriteCallback> {
     let done = done?;
     Some(Box::new(move |lp, stream, outcome| {
         // SAFETY: the user's function, with what it asked for.
@@ -516,7 +538,7 @@ pub unsafe extern "C" fn kolo_stream_queued(
 }
 
 /// Closes the stream as kolo_close does, and has the peer know that it was cut off: with TCP, by a
-/// reset (RST).
+/// reset (RST). What is carried otherwise has no such thing, and only closes.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_stream_reset(r#loop: *mut kolo_loop, stream: kolo_stream) -> c_int {
     with_loop(r#loop, |lp| self::stream(stream)?.reset(&lp.inner))

@@ -10,7 +10,7 @@ use std::sync::atomic::AtomicUsize;
 
 use libc::intptr_t;
 
-#[cfg(feature = "net")]
+#[cfg(any(feature = "net", feature = "local"))]
 use super::listener::kolo_listener_handler;
 use super::registry;
 use super::stream::kolo_stream_handler;
@@ -24,7 +24,7 @@ pub struct kolo_loop {
     pub(super) inner: Loop,
     pub(super) user: Cell<*mut c_void>,
     pub(super) streams: Tables<kolo_stream_handler>,
-    #[cfg(feature = "net")]
+    #[cfg(any(feature = "net", feature = "local"))]
     pub(super) listeners: Tables<kolo_listener_handler>,
     /// The stream whose handler was called last, and that handler's user pointer: while it runs,
     /// the handler is out of its stream.
@@ -69,6 +69,10 @@ pub type kolo_process = kolo_handle;
 pub type kolo_request = kolo_handle;
 /// The number of a pool of threads. It belongs to no loop; 0 is never one.
 pub type kolo_pool = u64;
+/// A Unix-domain stream. All kolo_stream_ functions take it, and the kolo_local_ functions.
+pub type kolo_local = kolo_stream;
+/// One end of a pipe: a stream. All kolo_stream_ functions take it, and the kolo_pipe_ functions.
+pub type kolo_pipe = kolo_stream;
 /// A terminal: a stream. All kolo_stream_ functions take it, and the kolo_tty_ functions.
 pub type kolo_tty = kolo_stream;
 /// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
@@ -81,7 +85,7 @@ impl kolo_loop {
             inner,
             user: Cell::new(std::ptr::null_mut()),
             streams: Tables::new(),
-            #[cfg(feature = "net")]
+            #[cfg(any(feature = "net", feature = "local"))]
             listeners: Tables::new(),
             told: Cell::new((0, std::ptr::null_mut())),
             given: Cell::new(std::ptr::null_mut()),

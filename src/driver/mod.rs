@@ -20,6 +20,8 @@
 //! 5. Received bytes stand in the driver's own memory ([`Received`]), which the caller gives
 //!    back with [`Driver::recycle`]; or, for a source that receives into its owner's memory, a
 //!    [`Completion::Readable`] asks for [`Driver::receive_into`].
+//!    For a source that takes descriptors ([`State::CONTROL`]), those that came with the bytes are
+//!    asked for with [`Driver::take_passed`] before anything else is asked of the driver.
 //! 6. One turn is bounded: at most `events` completions are collected by a wait, at most
 //!    [`RECEIVE_BUDGET`] bytes come from one stream before the others have their turn, and at
 //!    most the listener's own number of connections are accepted from it.
@@ -55,7 +57,7 @@ use socket2::{SockAddr, Socket};
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
 use crate::sys::datagrams::{Batch, Outgoing, Told, BATCH};
-use crate::sys::Descriptor;
+use crate::sys::{Descriptor, OwnedDescriptor};
 
 /// The size of the buffer that streams share for receiving: what one call can bring.
 ///
@@ -110,8 +112,12 @@ bitflags! {
         const DATAGRAMS = 1 << 12;
         /// Datagrams: what the network tells of those sent is asked for, too.
         const ERROR_QUEUE = 1 << 13;
-        /// Datagrams: control messages may come with them.
+        /// Control messages may come with what is received: with datagrams what was asked for, with
+        /// a Unix-domain stream's bytes descriptors.
         const CONTROL = 1 << 14;
+        /// Others may hold descriptors of the same open file description: closing ours does not
+        /// end it.
+        const SHARED = 1 << 15;
     }
 }
 
@@ -207,6 +213,12 @@ impl Source {
         Source::new(Object::Socket(socket))
     }
 
+    /// For what came from elsewhere: others may hold descriptors of it too.
+    pub fn shared(mut self) -> Source {
+        self.state.insert(State::SHARED);
+        self
+    }
+
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
     pub fn of_local(socket: Socket) -> Source {
         let mut source = Source::new(Object::Local(socket));
@@ -271,6 +283,15 @@ impl Received {
     }
 }
 
+/// Descriptors that came along with bytes.
+#[derive(Default)]
+pub(crate) struct Passed {
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    pub descriptors: Vec<OwnedDescriptor>,
+    /// Some did not come whole: this process could take no more.
+    pub lost: bool,
+}
+
 /// What became of the work a handle asked for.
 pub(crate) enum Completion {
     /// Bytes came.
@@ -321,6 +342,12 @@ pub(crate) trait Driver {
     /// Receives into the owner's memory, after a [`Completion::Readable`].
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto;
     fn recycle(&mut self, received: Received);
+    /// Hands bytes back that nobody could be told of: they come again.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    fn give_back(&mut self, id: Id, received: Received);
+    /// The descriptors that came with the bytes received last.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    fn take_passed(&mut self) -> Passed;
 
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize>;
     /// How many messages were taken, and what there is against the next one.
@@ -331,6 +358,15 @@ pub(crate) trait Driver {
         messages: &[Outgoing<'_>],
     ) -> (usize, Result<()>);
     fn recycle_datagrams(&mut self, batch: Box<Batch>);
+    /// As `send`, with descriptors that travel with the first byte: taken when anything is.
+    fn send_passing(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+        descriptors: &[OwnedDescriptor],
+    ) -> Result<usize>;
+    /// `EAGAIN` from a Unix-domain socket: the backlog is full, and nothing is under way.
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()>;
     /// Accepts until stopped, at most `per_turn` connections a turn.
     fn accept_start(&mut self, id: Id, source: &mut Source, per_turn: u32) -> Result<()>;
@@ -458,6 +494,24 @@ impl Driver for AnyDriver {
 
     fn recycle_datagrams(&mut self, batch: Box<Batch>) {
         either!(self, driver => driver.recycle_datagrams(batch))
+    }
+
+    fn give_back(&mut self, id: Id, received: Received) {
+        either!(self, driver => driver.give_back(id, received))
+    }
+
+    fn take_passed(&mut self) -> Passed {
+        either!(self, driver => driver.take_passed())
+    }
+
+    fn send_passing(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+        descriptors: &[OwnedDescriptor],
+    ) -> Result<usize> {
+        either!(self, driver => driver.send_passing(id, source, slices, descriptors))
     }
 
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {

@@ -3,11 +3,13 @@
 use std::any::Any;
 
 use super::{Core, Deferred, Loop};
+#[cfg(any(feature = "net", all(unix, feature = "local")))]
+use crate::accept::BoxedAcceptor;
 use crate::driver::Driver;
 use crate::error::{Code, Result};
+#[cfg(all(unix, feature = "local"))]
+use crate::handles::Kind;
 use crate::handles::{Body, Flags, Id};
-#[cfg(feature = "net")]
-use crate::net::listener::ListenerHandler;
 #[cfg(feature = "net")]
 use crate::net::udp::{self, UdpHandler};
 use crate::request::{self, Request, RequestState};
@@ -21,8 +23,8 @@ pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
 pub(crate) enum Final {
     Writes(Id, Box<Writes>),
     Stream(Id, Box<dyn StreamHandler>),
-    #[cfg(feature = "net")]
-    Listener(Id, Box<dyn ListenerHandler>),
+    #[cfg(any(feature = "net", all(unix, feature = "local")))]
+    Listener(Id, BoxedAcceptor),
     #[cfg(feature = "net")]
     Datagrams(Id, Box<udp::Queue>),
     #[cfg(feature = "net")]
@@ -89,9 +91,9 @@ impl Loop {
                 Some(Final::Stream(id, mut handler)) => {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::Stream(id)));
                 }
-                #[cfg(feature = "net")]
+                #[cfg(any(feature = "net", all(unix, feature = "local")))]
                 Some(Final::Listener(id, mut handler)) => {
-                    self.callback(Some(id), |lp| handler.on_close(lp, crate::TcpListener(id)));
+                    self.callback(Some(id), |lp| handler.closed(lp, id));
                 }
                 #[cfg(feature = "net")]
                 Some(Final::Datagrams(id, queue)) => self.cancel_datagrams(id, queue),
@@ -198,10 +200,19 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
             crate::signal::unwatch(core, id, number);
         }
         Body::Poll(poll) => core.driver.close(id, &mut poll.source),
-        #[cfg(feature = "net")]
-        Body::Listener(listener) => core.driver.close(id, &mut listener.source),
+        #[cfg(any(feature = "net", all(unix, feature = "local")))]
+        Body::Listener(listener) => {
+            // First the name, so that nobody meets one behind which nobody listens.
+            #[cfg(all(unix, feature = "local"))]
+            drop(listener.file.take());
+            core.driver.close(id, &mut listener.source);
+        }
         Body::Stream(stream) => {
             core.driver.close(id, &mut stream.source);
+            #[cfg(all(unix, feature = "local"))]
+            if stream.kind() == Kind::Local {
+                core.local.forget(id);
+            }
             #[cfg(feature = "net")]
             if stream.is_connecting() {
                 crate::net::connecting::abandon(core, id);
@@ -242,7 +253,7 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
             core.finals
                 .extend(handler.map(|handler| Final::Stream(id, handler)));
         }
-        #[cfg(feature = "net")]
+        #[cfg(any(feature = "net", all(unix, feature = "local")))]
         Body::Listener(listener) => {
             let handler = listener.into_handler();
             core.finals

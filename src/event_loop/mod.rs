@@ -90,6 +90,8 @@ pub(crate) struct Core {
     /// Hooks that are still to run in this phase. One that is stopped leaves it, also when it is started again.
     pub hooks_due: VecDeque<Id>,
     pub signals: Option<SignalHub>,
+    #[cfg(all(unix, feature = "local"))]
+    pub local: crate::local::LocalCore,
     #[cfg(all(unix, feature = "process"))]
     pub children: crate::process::Children,
     #[cfg(all(unix, feature = "tty"))]
@@ -166,6 +168,8 @@ impl Loop {
                 hooks: Default::default(),
                 hooks_due: VecDeque::new(),
                 signals: None,
+                #[cfg(all(unix, feature = "local"))]
+                local: Default::default(),
                 #[cfg(all(unix, feature = "process"))]
                 children: Default::default(),
                 #[cfg(all(unix, feature = "tty"))]

@@ -79,8 +79,8 @@ impl Loop {
                 Ok(Kind::Timer) => {
                     self.timer_fired(crate::Timer(due.payload), due.deadline);
                 }
-                #[cfg(feature = "net")]
-                Ok(Kind::Listener) => self.listener_retry(due.payload),
+                #[cfg(any(feature = "net", all(unix, feature = "local")))]
+                Ok(Kind::Listener | Kind::LocalListener) => self.listener_retry(due.payload),
                 Ok(Kind::Request) => self.request_expired(due.payload),
                 // A stream, whatever carries it.
                 Ok(_) => self.stream_timer(due.payload),
@@ -164,11 +164,11 @@ impl Loop {
                 Completion::Connected(id, outcome) => self.connected(id, outcome),
                 #[cfg(not(feature = "net"))]
                 Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
-                #[cfg(feature = "net")]
+                #[cfg(any(feature = "net", all(unix, feature = "local")))]
                 Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
-                #[cfg(feature = "net")]
+                #[cfg(any(feature = "net", all(unix, feature = "local")))]
                 Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
-                #[cfg(not(feature = "net"))]
+                #[cfg(not(any(feature = "net", all(unix, feature = "local"))))]
                 Completion::Accepted(..) | Completion::AcceptFailed(..) => {} // nobody asks for it
                 #[cfg(feature = "net")]
                 Completion::Datagrams(id, batch) => self.udp_received(id, batch),

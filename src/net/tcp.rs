@@ -7,13 +7,13 @@ use std::time::Duration;
 use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
 
 use super::connecting;
-use crate::driver::{Driver, Source};
+use crate::driver::{Driver, Object, Source};
 use crate::error::{Code, Result};
-use crate::event_loop::{self, Core, Loop};
+use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Id, Kind};
 #[cfg(feature = "dns")]
 use crate::names::{self, ResolveOptions};
-use crate::stream::{Stream, StreamHandler, StreamState};
+use crate::stream::{state_of, Stream, StreamHandler, StreamState};
 use crate::sys::{self, RawSocket};
 
 /// How [`TcpStream::connect_with`] connects. `..Default::default()` leaves the rest as it is.
@@ -394,7 +394,7 @@ impl TcpStream {
         if let Err(error) = checked {
             return Err((error, Some(socket)));
         }
-        let state = StreamState::new(Source::of_socket(socket), Kind::Tcp);
+        let state = StreamState::new(Source::of_socket(socket).shared(), Kind::Tcp);
         let tcp = TcpStream::from_id(
             lp.insert(Body::Stream(state))
                 .map_err(|error| (error, None))?,
@@ -402,8 +402,8 @@ impl TcpStream {
         match tcp.attach_boxed(lp, handler) {
             Ok(()) => Ok(tcp),
             Err(error) => {
-                let socket = tcp.take_socket(lp).ok();
-                Err((error, socket))
+                let socket = tcp.0.take_object(lp, Kind::Tcp).ok();
+                Err((error, socket.and_then(Object::into_socket)))
             }
         }
     }
@@ -414,26 +414,8 @@ impl TcpStream {
     /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
     /// [`Code::EBADF`] for a closed stream.
     pub fn release(self, lp: &Loop) -> Result<Socket> {
-        {
-            let mut core = lp.core()?;
-            if core.gathered.owner() == Some(self.id()) {
-                crate::stream::flush(&mut core, self.id());
-            }
-            let stream = state(&mut core.handles, self)?;
-            if stream.queued() > 0 || stream.is_connecting() {
-                return Err(Code::EBUSY.into());
-            }
-        }
-        self.take_socket(lp)
-    }
-
-    fn take_socket(self, lp: &Loop) -> Result<Socket> {
-        let mut core = lp.core()?;
-        let core = &mut *core;
-        let stream = state(&mut core.handles, self)?;
-        let socket = core.driver.release(self.id(), &mut stream.source);
-        event_loop::close(core, self.id())?;
-        socket.into_socket().ok_or(Code::ENOTCONN.into())
+        let object = self.0.release_object(lp, Kind::Tcp)?;
+        object.into_socket().ok_or(Code::ENOTCONN.into())
     }
 
     /// Sends small segments at once (`true`, as connections are made) or lets Nagle's algorithm
@@ -522,10 +504,7 @@ impl TcpStream {
 }
 
 fn state(handles: &mut crate::handles::Handles, tcp: TcpStream) -> Result<&mut StreamState> {
-    match &mut handles.get_mut(tcp.id())?.body {
-        Body::Stream(stream) if stream.kind() == Kind::Tcp => Ok(stream),
-        _ => Err(Code::EBADF.into()),
-    }
+    state_of(handles, tcp.id(), Kind::Tcp)
 }
 
 pub(super) fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {

@@ -2,7 +2,7 @@
 
 use super::sending::{defer, drain, fail};
 use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
-use crate::driver::{Driver, ReceiveInto, Received, RECEIVE_BUFFER};
+use crate::driver::{Driver, ReceiveInto, Received, State, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Final, Loop};
 use crate::handles::{Body, Id};
@@ -11,7 +11,7 @@ use crate::timers::TimerKey;
 
 impl Loop {
     /// Calls a stream's handler.
-    fn tell<R>(
+    pub(crate) fn tell<R>(
         &self,
         id: Id,
         tell: impl FnOnce(&Loop, &mut Box<dyn StreamHandler>) -> R,
@@ -21,15 +21,37 @@ impl Loop {
     }
 
     pub(crate) fn stream_received(&self, id: Id, received: Received) {
-        let handler = {
+        let (handler, _passed) = {
             let core = &mut *self.core.borrow_mut();
             let now = core.now;
-            state(&mut core.handles, id).ok().and_then(|stream| {
-                stream.last_read = now;
-                stream.handler.take()
-            })
+            match state(&mut core.handles, id) {
+                // Descriptors may have come too, which the handler is told of first.
+                Ok(stream) if stream.source.state.contains(State::CONTROL) => (None, true),
+                Ok(stream) => {
+                    stream.last_read = now;
+                    (stream.handler.take(), false)
+                }
+                Err(_) => (None, false),
+            }
         };
+        #[cfg(all(unix, feature = "local"))]
+        if _passed {
+            return self.stream_received_passed(id, received);
+        }
         self.call_lent(id, handler, slot, |lp, handler| {
+            handler.on_data(lp, Stream(id), received.bytes());
+        });
+        self.core.borrow_mut().driver.recycle(received);
+    }
+
+    /// Tells of bytes that have come.
+    #[cfg(all(unix, feature = "local"))]
+    pub(crate) fn stream_bytes(&self, id: Id, received: Received) {
+        let now = self.core.borrow().now;
+        if let Ok(stream) = state(&mut self.core.borrow_mut().handles, id) {
+            stream.last_read = now;
+        }
+        self.tell(id, |lp, handler| {
             handler.on_data(lp, Stream(id), received.bytes());
         });
         self.core.borrow_mut().driver.recycle(received);
@@ -44,8 +66,12 @@ impl Loop {
                 let _ = Stream(id).read_stop(lp);
                 return ReceiveInto::Nothing;
             };
-            let outcome = lp.receive_into(id, memory);
+            let (outcome, _passed) = lp.receive_into(id, memory);
             if let ReceiveInto::Bytes(length) = outcome {
+                #[cfg(all(unix, feature = "local"))]
+                if _passed && !lp.tell_passed(id, handler) {
+                    return outcome;
+                }
                 handler.on_received(lp, Stream(id), length);
             }
             outcome
@@ -57,15 +83,18 @@ impl Loop {
         }
     }
 
-    fn receive_into(&self, id: Id, memory: &mut [u8]) -> ReceiveInto {
+    /// Receives into the handler's memory; and whether the stream takes descriptors.
+    fn receive_into(&self, id: Id, memory: &mut [u8]) -> (ReceiveInto, bool) {
         let core = &mut *self.core.borrow_mut();
         let now = core.now;
         match state(&mut core.handles, id) {
             Ok(stream) if stream.status.contains(Status::READING) => {
                 stream.last_read = now;
-                core.driver.receive_into(id, &mut stream.source, memory)
+                let passed = stream.source.state.contains(State::CONTROL);
+                let source = &mut stream.source;
+                (core.driver.receive_into(id, source, memory), passed)
             }
-            _ => ReceiveInto::Nothing,
+            _ => (ReceiveInto::Nothing, false),
         }
     }
 
@@ -246,6 +275,10 @@ impl Loop {
                 drop(core);
                 #[cfg(feature = "net")]
                 if self.connecting_timer(id) {
+                    return;
+                }
+                #[cfg(all(unix, feature = "local"))]
+                if self.local_connect_again(id) {
                     return;
                 }
                 let mut core = self.core.borrow_mut();

@@ -54,6 +54,12 @@ pub trait StreamHandler: 'static {
     /// The connection could not be made, or broke. The stream closes when this returns.
     fn on_error(&mut self, _lp: &Loop, _stream: Stream, _error: Error) {}
 
+    /// Descriptors came from the peer, for a Unix-domain stream that takes them
+    /// ([`LocalStream::receive_descriptors`](crate::LocalStream::receive_descriptors)). So many
+    /// wait now, with those that came before; `lost`: some did not come, because this process
+    /// could hold no more. The bytes they came with follow at once, also when this stops reading.
+    fn on_descriptors(&mut self, _lp: &Loop, _stream: Stream, _waiting: usize, _lost: bool) {}
+
     /// The stream has closed: the last that is heard of it.
     fn on_close(&mut self, _lp: &Loop, _stream: Stream) {}
 

@@ -15,10 +15,10 @@ mod writes;
 
 use std::time::Duration;
 
-use crate::driver::{Driver, State};
+use crate::driver::{Driver, Object, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
-use crate::handles::{Body, Handles, Id};
+use crate::handles::{Body, Handles, Id, Kind};
 
 pub use handler::{Flow, StreamHandler, Timeout};
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
@@ -31,7 +31,7 @@ use state::Status;
 pub(crate) use state::StreamState;
 pub use writes::Payload;
 pub(crate) use writes::{Gathered, Payloads, WriteCallback, Writes};
-use writes::{OwnedWrite, Watermarks};
+use writes::{OwnedWrite, Passengers, Watermarks};
 
 /// A byte stream in both directions: what TCP connections are, and whatever else carries bytes.
 ///
@@ -58,6 +58,15 @@ fn state(handles: &mut Handles, id: Id) -> Result<&mut StreamState> {
     match &mut handles.get_mut(id)?.body {
         Body::Stream(stream) => Ok(stream),
         _ => Err(Code::EBADF.into()),
+    }
+}
+
+/// The state of an open stream of this kind.
+pub(crate) fn state_of(handles: &mut Handles, id: Id, kind: Kind) -> Result<&mut StreamState> {
+    let stream = state(handles, id)?;
+    match stream.kind() == kind {
+        true => Ok(stream),
+        false => Err(Code::EBADF.into()),
     }
 }
 
@@ -188,10 +197,25 @@ impl Stream {
         payloads: Payloads,
         done: Option<WriteCallback>,
     ) -> Result<(Flow, WriteId)> {
+        self.write_all(lp, payloads, None, done)
+    }
+
+    pub(crate) fn write_all(
+        self,
+        lp: &Loop,
+        payloads: Payloads,
+        descriptors: Passengers,
+        done: Option<WriteCallback>,
+    ) -> Result<(Flow, WriteId)> {
         let mut core = lp.core()?;
         core.last_write += 1;
         let id = core.last_write;
-        let write = OwnedWrite { id, payloads, done };
+        let write = OwnedWrite {
+            id,
+            payloads,
+            done,
+            descriptors,
+        };
         let flow = sending::write_owned(&mut core, self.0, write, lp.gathers())?;
         Ok((flow, WriteId(id)))
     }
@@ -322,6 +346,34 @@ impl Stream {
         stream.tidy();
         sending::settle(&mut core, self.0);
         Ok(())
+    }
+
+    /// Hands out what carries the stream and closes the handle.
+    ///
+    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
+    /// [`Code::EBADF`] for a closed stream and for one of another kind.
+    pub(crate) fn release_object(self, lp: &Loop, kind: Kind) -> Result<Object> {
+        {
+            let mut core = lp.core()?;
+            if core.gathered.owner() == Some(self.0) {
+                flush(&mut core, self.0);
+            }
+            let stream = state_of(&mut core.handles, self.0, kind)?;
+            if stream.queued() > 0 || stream.is_connecting() {
+                return Err(Code::EBUSY.into());
+            }
+        }
+        self.take_object(lp, kind)
+    }
+
+    /// As [`Stream::release_object`], whatever is under way.
+    pub(crate) fn take_object(self, lp: &Loop, kind: Kind) -> Result<Object> {
+        let mut core = lp.core()?;
+        let core = &mut *core;
+        let stream = state_of(&mut core.handles, self.0, kind)?;
+        let object = core.driver.release(self.0, &mut stream.source);
+        crate::event_loop::close(core, self.0)?;
+        Ok(object)
     }
 
     /// Bytes that were written and not yet taken by the system.

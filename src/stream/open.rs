@@ -3,7 +3,7 @@
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use super::{Stream, StreamHandler, StreamState};
-use crate::driver::{Driver, Interest, Object, Source};
+use crate::driver::{Driver, Interest, Object, Source, State};
 use crate::error::{Code, Error};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Id, Kind};
@@ -39,7 +39,8 @@ pub(crate) fn open_descriptor(
     if let Err(error) = lp.can_insert() {
         return Err((error, Some(descriptor)));
     }
-    let source = source_of(descriptor, sole)?;
+    let mut source = source_of(descriptor, sole)?;
+    source.state.set(State::SHARED, !sole);
     let mut state = StreamState::new(source, kind);
     state.limit_to(
         ways.contains(Interest::READABLE),

@@ -209,7 +209,13 @@ pub(super) fn drain(core: &mut Core, id: Id) {
         let (count, total) = writes.slices(&mut slices);
         let outcome = match count {
             0 => Ok(0),
-            _ => core.driver.send(id, &mut stream.source, &slices[..count]),
+            _ => {
+                let (driver, source) = (&mut core.driver, &mut stream.source);
+                match writes.descriptors() {
+                    None => driver.send(id, source, &slices[..count]),
+                    Some(these) => driver.send_passing(id, source, &slices[..count], these),
+                }
+            }
         };
         match outcome {
             Ok(sent) => {

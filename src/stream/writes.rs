@@ -9,6 +9,7 @@ use crate::driver::SLICES_MAX;
 use crate::error::{Code, Error, Result};
 use crate::event_loop::Loop;
 use crate::handles::Id;
+use crate::sys::OwnedDescriptor;
 
 /// Called when an owned write, or a shutdown, has ended.
 pub(crate) type WriteCallback = Box<dyn FnOnce(&Loop, Stream, Result<()>)>;
@@ -128,7 +129,12 @@ pub(crate) struct OwnedWrite {
     pub id: u64,
     pub payloads: Payloads,
     pub done: Option<WriteCallback>,
+    /// What travels with the first byte, until that is sent.
+    pub descriptors: Passengers,
 }
+
+/// Descriptors that travel with a write.
+pub(crate) type Passengers = Option<Box<[OwnedDescriptor]>>;
 
 enum Segment {
     Copied(Vec<u8>),
@@ -247,10 +253,24 @@ impl Writes {
         }
     }
 
-    /// The next bytes to send, as many slices as fit in `slices`; how many slices and bytes.
+    /// The descriptors that travel with the next bytes: see [`Writes::slices`].
+    #[inline]
+    pub fn descriptors(&self) -> Option<&[OwnedDescriptor]> {
+        match self.segments.front() {
+            Some(Segment::Owned(write)) => write.descriptors.as_deref(),
+            _ => None,
+        }
+    }
+
+    /// The next bytes to send, as many slices as fit in `slices`; how many slices and bytes. A
+    /// write that descriptors travel with goes by itself, so that they come with its own bytes.
     pub fn slices<'a>(&'a self, slices: &mut [IoSlice<'a>; SLICES_MAX]) -> (usize, usize) {
         let (mut count, mut total, mut skip) = (0, 0, self.sent_of_first);
         for segment in &self.segments {
+            let travels = matches!(segment, Segment::Owned(write) if write.descriptors.is_some());
+            if travels && count > 0 {
+                break;
+            }
             let copied;
             let pieces: &mut dyn Iterator<Item = &'a [u8]> = match segment {
                 Segment::Copied(bytes) => {
@@ -273,6 +293,9 @@ impl Writes {
                 count += 1;
                 total += piece.len();
             }
+            if travels {
+                break;
+            }
         }
         (count, total)
     }
@@ -280,6 +303,11 @@ impl Writes {
     /// The kernel took so many bytes more.
     pub fn advance(&mut self, mut sent: usize) {
         self.queued -= sent;
+        if sent > 0 {
+            if let Some(Segment::Owned(first)) = self.segments.front_mut() {
+                first.descriptors = None;
+            }
+        }
         while let Some(first) = self.segments.front() {
             let left = first.length() - self.sent_of_first;
             if sent < left {

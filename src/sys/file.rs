@@ -3,6 +3,7 @@
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
 
 use super::Descriptor;
 
@@ -189,6 +190,73 @@ fn keeps_packets(descriptor: Descriptor) -> bool {
 #[cfg(not(target_os = "linux"))]
 fn keeps_packets(_descriptor: Descriptor) -> bool {
     false
+}
+
+/// Takes over a descriptor that the user hands in, whose promise, given by calling the API that
+/// leads here, is that it is open and from now on kolo's.
+#[cfg(feature = "capi")]
+pub(crate) fn take_descriptor(descriptor: Descriptor) -> io::Result<OwnedFd> {
+    if descriptor < 0 || !super::is_open(descriptor) {
+        return Err(io::Error::from_raw_os_error(libc::EBADF));
+    }
+    // SAFETY: an open descriptor that its owner gave away.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Whether a descriptor was opened for reading, and for writing.
+pub(crate) fn access(descriptor: Descriptor) -> io::Result<(bool, bool)> {
+    // SAFETY: F_GETFL reads flags; a bad descriptor is answered with an error.
+    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    let mode = flags & libc::O_ACCMODE;
+    Ok((mode != libc::O_WRONLY, mode != libc::O_RDONLY))
+}
+
+/// An open file description of our own for what a descriptor refers to; `None` where that cannot
+/// be had. Only for anonymous pipes and terminals: opening other things once more is not the same
+/// (a named pipe would wait for a new peer, a device may start over).
+#[cfg(target_os = "linux")]
+pub(crate) fn reopen(descriptor: Descriptor) -> Option<OwnedFd> {
+    let link = format!("/proc/self/fd/{descriptor}");
+    let target = std::fs::read_link(&link).ok()?;
+    // SAFETY: isatty looks at a descriptor; a bad one is no terminal.
+    let terminal = unsafe { libc::isatty(descriptor) } == 1;
+    if !terminal && !target.as_os_str().as_encoded_bytes().starts_with(b"pipe:") {
+        return None;
+    }
+    let (reads, writes) = access(descriptor).ok()?;
+    open_waiting_for_nobody(link.as_ref(), reads, writes).ok()
+}
+
+/// An open file description of our own: not to be had here.
+#[cfg(not(target_os = "linux"))]
+pub(crate) fn reopen(_descriptor: Descriptor) -> Option<OwnedFd> {
+    None
+}
+
+/// Opens a named pipe for reading or for writing, without waiting for the other side (fifo(7)).
+pub(crate) fn open_fifo(path: &Path, writes: bool) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::FileTypeExt;
+    // Opening a device can do things.
+    let is_fifo = |found: std::fs::Metadata| found.file_type().is_fifo();
+    if !is_fifo(std::fs::metadata(path)?) {
+        return Err(io::Error::from_raw_os_error(libc::EINVAL));
+    }
+    let end = open_waiting_for_nobody(path, !writes, writes)?;
+    match descriptor_type(end.as_raw_fd())? {
+        DescriptorType::Pipe { .. } => Ok(end),
+        _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
+    }
+}
+
+fn open_waiting_for_nobody(path: &Path, reads: bool, writes: bool) -> io::Result<OwnedFd> {
+    use std::os::unix::fs::OpenOptionsExt;
+    let mut options = std::fs::OpenOptions::new();
+    let flags = libc::O_NONBLOCK | libc::O_NOCTTY;
+    options.read(reads).write(writes).custom_flags(flags);
+    options.open(path).map(OwnedFd::from)
 }
 
 fn write_plainly(at: Descriptor, slices: &[IoSlice<'_>]) -> io::Result<usize> {

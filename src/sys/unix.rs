@@ -10,6 +10,9 @@ use socket2::Socket;
 /// What the system calls an open file or socket.
 pub(crate) type Descriptor = RawFd;
 
+/// One that is closed when it is dropped.
+pub(crate) type OwnedDescriptor = std::os::fd::OwnedFd;
+
 pub(crate) fn descriptor_of(socket: &Socket) -> Descriptor {
     socket.as_raw_fd()
 }

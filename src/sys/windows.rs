@@ -14,6 +14,9 @@ use crate::error::{code_of_kind, Code};
 /// What the system calls a socket.
 pub(crate) type Descriptor = RawSocket;
 
+/// One that is closed when it is dropped.
+pub(crate) type OwnedDescriptor = std::os::windows::io::OwnedSocket;
+
 pub(crate) fn descriptor_of(socket: &Socket) -> Descriptor {
     socket.as_raw_socket()
 }
@@ -76,6 +79,24 @@ pub(crate) fn disconnect(_socket: &Socket) -> io::Result<()> {
 /// short.
 pub(crate) fn receive_message(socket: &Socket, memory: &mut [u8]) -> io::Result<(usize, bool)> {
     super::receive(socket, memory).map(|length| (length, false))
+}
+
+/// Descriptors do not travel here.
+pub(crate) fn receive_passing(
+    _socket: &Socket,
+    _memory: &mut [u8],
+    _passed: &mut Vec<OwnedDescriptor>,
+) -> io::Result<(usize, bool, bool)> {
+    Err(io::ErrorKind::Unsupported.into())
+}
+
+/// Descriptors do not travel here.
+pub(crate) fn send_passing(
+    _socket: &Socket,
+    _slices: &[IoSlice<'_>],
+    _descriptors: &[OwnedDescriptor],
+) -> io::Result<usize> {
+    Err(io::ErrorKind::Unsupported.into())
 }
 
 pub(crate) fn has_heavy_barrier() -> bool {

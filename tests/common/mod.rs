@@ -253,6 +253,10 @@ impl Log {
         self.0.get()
     }
 
+    pub fn clear(&self) {
+        self.0.with(Vec::clear);
+    }
+
     pub fn count(&self, event: &Event) -> usize {
         self.0
             .with(|events| events.iter().filter(|e| *e == event).count())

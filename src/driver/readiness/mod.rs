@@ -22,13 +22,13 @@ use std::sync::Arc;
 use socket2::SockAddr;
 
 use super::{
-    would_block, Buffer, Completion, Driver, Interest, Object, ReceiveInto, Received, Source,
-    Sources, State, Wake, RECEIVE_BUDGET,
+    would_block, Buffer, Completion, Driver, Interest, Object, Passed, ReceiveInto, Received,
+    Source, Sources, State, Wake, RECEIVE_BUDGET,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
 use crate::sys::datagrams::{Batch, Outgoing};
-use crate::sys::{self, Descriptor};
+use crate::sys::{self, Descriptor, OwnedDescriptor};
 use work::{note_outcome, read};
 
 /// How an interest is registered.
@@ -85,6 +85,8 @@ struct Current {
     accepted: u32,
     /// Messages of datagrams that came, and errors.
     datagrams: u32,
+    /// Bytes that were received, but that nobody was told of.
+    received: Option<Received>,
 }
 
 impl Current {
@@ -96,6 +98,7 @@ impl Current {
             bytes_left: RECEIVE_BUDGET,
             accepted: 0,
             datagrams: 0,
+            received: None,
         }
     }
 }
@@ -112,6 +115,8 @@ pub(crate) struct Readiness<S> {
     carried_now: usize,
     memory: Option<Box<Buffer>>,
     batches: datagrams::Batches,
+    /// What came with the bytes received last.
+    passed: Passed,
     /// How many connections each listener may accept a turn: listeners are few.
     accept_limits: Vec<(Id, u32)>,
     /// The process that opened the sources.
@@ -130,6 +135,7 @@ impl<S: Selector> Readiness<S> {
             carried_now: 0,
             memory: None,
             batches: Default::default(),
+            passed: Passed::default(),
             accept_limits: Vec::new(),
             fork_generation: sys::fork::generation(),
         }
@@ -222,12 +228,33 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
+    /// What the outcome of a send call says: how much was taken; what was not is waited for.
+    #[inline]
+    fn sent(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        total: usize,
+        outcome: std::io::Result<usize>,
+    ) -> Result<usize> {
+        let sent = match outcome {
+            Ok(sent) => sent,
+            Err(error) if would_block(&error) => 0,
+            Err(error) => return Err(error.into()),
+        };
+        if sent < total {
+            source.state.insert(State::SEND);
+            self.sync(id, source)?;
+        }
+        Ok(sent)
+    }
+
     fn leave(&mut self, id: Id, source: &mut Source, still_open: bool) {
         if let (Some(at), true) = (
             source.descriptor(),
             source.state.contains(State::REGISTERED),
         ) {
-            if still_open {
+            if still_open || source.state.contains(State::SHARED) {
                 self.selector.delete(at, id);
             } else {
                 self.selector.forget(at, id);
@@ -319,7 +346,7 @@ impl<S: Selector> Driver for Readiness<S> {
     }
 
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto {
-        let outcome = read(source, memory);
+        let outcome = read(source, memory, &mut self.passed);
         let outcome = note_outcome(source, memory.len(), outcome);
         if matches!(outcome, ReceiveInto::Ended | ReceiveInto::Failed(_)) {
             self.follow(id, source);
@@ -332,6 +359,18 @@ impl<S: Selector> Driver for Readiness<S> {
         self.memory = Some(received.memory);
     }
 
+    fn give_back(&mut self, id: Id, received: Received) {
+        // What was given back is what was handed out last, so it is the current source's.
+        let current = self.current.take().filter(|current| current.id == id);
+        let mut now = current.unwrap_or_else(|| Current::new(id, Interest::empty(), false));
+        now.received = Some(received);
+        self.current = Some(now);
+    }
+
+    fn take_passed(&mut self) -> Passed {
+        std::mem::take(&mut self.passed)
+    }
+
     #[inline]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
@@ -341,16 +380,19 @@ impl<S: Selector> Driver for Readiness<S> {
             Object::File(file) => file.write(slices),
             Object::None | Object::Foreign(_) => return Err(Code::ENOTCONN.into()),
         };
-        let sent = match outcome {
-            Ok(sent) => sent,
-            Err(error) if would_block(&error) => 0,
-            Err(error) => return Err(error.into()),
-        };
-        if sent < total {
-            source.state.insert(State::SEND);
-            self.sync(id, source)?;
-        }
-        Ok(sent)
+        self.sent(id, source, total, outcome)
+    }
+
+    fn send_passing(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+        descriptors: &[OwnedDescriptor],
+    ) -> Result<usize> {
+        let total: usize = slices.iter().map(|slice| slice.len()).sum();
+        let outcome = sys::send_passing(source.socket()?, slices, descriptors);
+        self.sent(id, source, total, outcome)
     }
 
     fn send_datagrams(
@@ -368,7 +410,11 @@ impl<S: Selector> Driver for Readiness<S> {
 
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {
         if let Err(error) = source.socket()?.connect(to).map_err(Error::from) {
-            if !matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN) {
+            let goes_on = match source.object {
+                Object::Local(_) => error.code() == Code::EINPROGRESS,
+                _ => matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN),
+            };
+            if !goes_on {
                 return Err(error);
             }
         }

@@ -4,8 +4,8 @@ use std::io;
 
 use super::{Current, Readiness, Selector};
 use crate::driver::{
-    would_block, Buffer, Completion, Interest, Object, ReceiveInto, Received, Source, State,
-    RECEIVE_BUFFER,
+    would_block, Buffer, Completion, Interest, Object, Passed, ReceiveInto, Received, Source,
+    State, RECEIVE_BUFFER,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -16,6 +16,9 @@ impl<S: Selector> Readiness<S> {
     pub(super) fn step(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
         if let Object::Foreign(_) = source.object {
             return foreign_ready(now, source);
+        }
+        if let Some(received) = now.received.take() {
+            return Some(Completion::Received(now.id, received));
         }
         if now.error
             || now
@@ -118,7 +121,7 @@ impl<S: Selector> Readiness<S> {
     #[inline]
     pub(super) fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = read(source, &mut memory[..]);
+        let outcome = read(source, &mut memory[..], &mut self.passed);
         if let Ok(length @ 1..RECEIVE_BUFFER) = outcome {
             source.state.remove(State::READABLE);
             return Some(Completion::Received(id, Received { memory, length }));
@@ -136,7 +139,7 @@ impl<S: Selector> Readiness<S> {
     /// One receive call into the shared buffer.
     fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = read(source, &mut memory[..]);
+        let outcome = read(source, &mut memory[..], &mut self.passed);
         self.received(id, source, memory, outcome)
     }
 
@@ -169,11 +172,22 @@ fn new_buffer() -> Box<Buffer> {
 
 /// One receive call.
 #[inline]
-pub(super) fn read(source: &mut Source, memory: &mut [u8]) -> io::Result<usize> {
+pub(super) fn read(
+    source: &mut Source,
+    memory: &mut [u8],
+    passed: &mut Passed,
+) -> io::Result<usize> {
     match &source.object {
         Object::Socket(socket) => sys::receive(socket, memory),
         Object::Local(socket) => {
-            let (length, cut) = sys::receive_message(socket, memory)?;
+            let (length, cut) = if source.state.contains(State::CONTROL) {
+                let came = &mut passed.descriptors;
+                let (length, cut, lost) = sys::receive_passing(socket, memory, came)?;
+                passed.lost |= lost;
+                (length, cut)
+            } else {
+                sys::receive_message(socket, memory)?
+            };
             // More may stand behind what ended this read.
             source
                 .state

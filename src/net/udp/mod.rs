@@ -563,7 +563,8 @@ fn open(
 /// Sets what concerns receiving and sending, and says what is known of the socket then.
 fn prepare(socket: &Socket, options: &UdpOptions) -> Result<(State, UdpState)> {
     let local = ip_address(socket.local_addr()?)?;
-    let mut state = State::DATAGRAMS;
+    // Whether others hold it too is known of adopted ones only, and closing one is rare enough.
+    let mut state = State::DATAGRAMS | State::SHARED;
     if options.receive_info {
         udp_options::set_receive_info(socket, true)?;
     }
