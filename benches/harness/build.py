@@ -29,9 +29,10 @@ LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
 LIBEV = Peer("libev", "libev", "", ("-lev",))
 LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
 EPOLL = Peer("epoll, no library", "epoll", "")
+POSIX = Peer("posix_spawn, no library", "posix", "")
 PEERS = [KOLO, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
 
-SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits"}
+SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "spawn": "{}_spawn"}
 NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
 HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev"}
 
@@ -89,7 +90,7 @@ class Build:
     def compile_all(self):
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = [("load", BENCHES / "load.c", [])]
-        for peer in self.peers:
+        for peer in [*self.peers, POSIX]:
             if peer is LIBUV_AGAIN:
                 continue  # the control is the same file, run once more
             flags = self.library_flags(peer)

@@ -1,6 +1,6 @@
 """The scenarios without a network: timers, wakes and posts, the price of a turn. Their programs measure themselves."""
 
-from .build import EPOLL
+from .build import EPOLL, KOLO, LIBUV, LIBUV_AGAIN, POSIX
 from .programs import run_to_end
 
 # rows as the programs name them, and as they are printed
@@ -24,6 +24,14 @@ WAITS = {
     "nothing_ready": "turn that does not wait, nothing ready",
     "one_ready": "turn with one descriptor ready",
     "one_ready_timer": "the same with a timer running",
+}
+SPAWN = {
+    "one_total": "one after the other: processor time, parent and program",
+    "one_parent": "the parent's alone",
+    "one_time": "by the clock on the wall",
+    "many_total": "16 at a time: processor time, parent and programs",
+    "many_parent": "the parent's alone (16 at a time)",
+    "many_time": "by the clock on the wall (16 at a time)",
 }
 
 
@@ -74,3 +82,16 @@ def measure_waits(context):
         context, context.peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_waits", turns)
     )
     return {"values": values}
+
+
+def measure_spawn(context, mebibytes, count):
+    """Programs started and reaped, from a parent with so much memory resident."""
+    count = min(count, 20) if context.quick else count
+    rounds = context.rounds or (1 if context.quick else 5)
+    peers = [peer for peer in context.peers if peer in (KOLO, LIBUV, LIBUV_AGAIN)] + [POSIX]
+
+    def measure(peer):
+        values = run_to_end(context.machine, context.build, f"{peer.source}_spawn", count, mebibytes)
+        return {row: values[row] for row in SPAWN}
+
+    return {"values": interleaved(context, peers, rounds, measure)}

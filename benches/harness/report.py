@@ -1,7 +1,7 @@
 """The report: tables in Markdown, and each target with what was reached."""
 
-from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS
-from .local import TIMERS, WAITS, WAKES
+from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS, POSIX
+from .local import SPAWN, TIMERS, WAITS, WAKES
 from .network import ECHOES
 from .stats import ratios, summarize
 
@@ -31,7 +31,7 @@ def spread(summary, digits=2):
 
 
 def labels_in(values):
-    return [peer.label for peer in PEERS if peer.label in values]
+    return [peer.label for peer in [*PEERS, POSIX] if peer.label in values]
 
 
 # ---- sections ----
@@ -205,6 +205,16 @@ def targets(results):
     else:
         add(what, goal, NOT_MEASURED, "-")
 
+    for name, of, factor in (("spawn", "", 1), ("spawn-2g", ", 2 GiB resident", 5)):
+        what = f"libuv's time for a program started and reaped ÷ kolo's{of}"
+        values = results.get(name, {}).get("values", {})
+        if values.get(KOLO.label) and values.get(LIBUV.label):
+            ratio = summarize(ratios(values[LIBUV.label]["one_time"], values[KOLO.label]["one_time"]))
+            measured = f"{short(ratio.median)} ({short(ratio.quartile_low)}–{short(ratio.quartile_high)})"
+            add(what, f"≥ {factor}", measured, "yes" if ratio.median >= factor else f"no: {short(factor - ratio.median)} short")
+        else:
+            add(what, f"≥ {factor}", NOT_MEASURED, "-")
+
     # A wait that was interrupted by the counter's coming and going may be counted twice.
     for count, goal, limit in ((1, "3", 3.005), (50, "about 2.0", 2.1)):
         what = f"system calls per message, {count} connection{'s' if count > 1 else ''}"
@@ -237,4 +247,10 @@ def render(results, facts, versions, heading):
         WAKES,
     )
     lines += local_section(results, "waits", "The price of a turn", "Processor time per turn of the loop, median.", WAITS)
+    note = (
+        "/bin/true started, and its end told, median of one program. What the program itself takes, by far the most of it, is "
+        "the same for all."
+    )
+    lines += local_section(results, "spawn", "Programs", note, SPAWN)
+    lines += local_section(results, "spawn-2g", "Programs, from a parent with 2 GiB resident", note, SPAWN)
     return "\n".join(lines)
