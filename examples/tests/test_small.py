@@ -149,6 +149,81 @@ def signals_counts_what_it_gets_and_ends_on_sigterm():
         expect_equal(program.output()[-4:], [f"{name}: {count}" for name, count in wanted.items()])
 
 
+# ---- supervisor -------------------------------------------------------------------------------------------------------
+
+
+@test
+def supervisor_passes_on_what_programs_print_and_ends_when_all_are_done():
+    commands = ["one=echo first; echo second >&2; printf unended", "two=sleep 0.2; echo last", "long=printf %05000d 7"]
+    done = run_program("supervisor", *commands)
+    expect_equal((done.returncode, done.stderr), (0, b""))
+    lines = done.stdout.decode().splitlines()
+    expect_equal([line for line in lines if line.startswith("one |")], ["one | first", "one | unended"])
+    expect("one ! second" in lines and "two | last" in lines, lines)
+    expect_equal([len(line) for line in lines if line.startswith("long |")], [4096 + 7, 5000 - 4096 + 7])
+    for name in ["one", "two", "long"]:
+        expect(f"{name}: ended with status 0" in lines, lines)
+
+
+@test
+def supervisor_starts_again_what_failed_ever_later():
+    with temporary_folder() as folder:
+        count = os.path.join(folder, "count")
+        command = f"flaky=echo x >> {count}; echo try $(wc -l < {count}); [ $(wc -l < {count}) -ge 5 ] && exit 0; exit 7"
+        done = run_program("supervisor", "--retry-min", "0.02", "--retry-max", "0.1", command)
+        expect_equal((done.returncode, done.stderr), (0, b""))
+        lines = done.stdout.decode().splitlines()
+        expect_equal([line for line in lines if "|" in line], [f"flaky | try {number}" for number in range(1, 6)])
+        waits = [line for line in lines if "again" in line]
+        expect_equal(waits, [f"flaky: again in {delay} s" for delay in ["0.02", "0.04", "0.08", "0.10"]])
+        expect_equal(lines.count("flaky: ended with status 7"), 4)
+
+
+@test
+def supervisor_stops_all_in_order():
+    commands = ["polite=trap 'echo bye; exit 0' TERM; echo ready; while :; do sleep 0.05; done",
+                "family=sleep 600 & echo ready; wait", "failing=exit 1"]
+    with Program("supervisor", "--retry-min", "500", *commands) as program:
+        program.wait_line("^polite . ready$")
+        program.wait_line("^family . ready$")
+        program.wait_line("^failing: again")
+        program.signal(signal.SIGTERM)
+        expect_equal(program.wait(), 0)
+        expect("polite | bye" in program.output(), program.output())
+        expect(f"family: ended by signal {int(signal.SIGTERM)}" in program.output(), program.output())
+
+
+@test
+def supervisor_kills_what_does_not_stop():
+    for second in [False, True]:
+        command = "stubborn=trap '' TERM; echo ready; while :; do sleep 0.05; done"
+        with Program("supervisor", "--grace", "600" if second else "0.2", command) as program:
+            program.wait_line("ready$")
+            program.signal(signal.SIGINT)
+            program.wait_line("^supervisor: stopping$")
+            if second:
+                program.signal(signal.SIGINT)
+            expect_equal(program.wait(), 1)
+            expect(f"stubborn: ended by signal {int(signal.SIGKILL)}" in program.output(), program.output())
+
+
+@test
+def supervisor_goes_on_when_descriptors_are_short():
+    # Enough for itself, not for a program's pipes: so it tries again, and stops when it is told to.
+    with Program("supervisor", "--retry-min", "0.05", "x=echo never", descriptors=9) as program:
+        program.wait_line("too many open files", "err")
+        program.wait_line("^x: again")
+        program.signal(signal.SIGTERM)
+        expect_equal(program.wait(), 0)
+
+
+@test
+def supervisor_explains_itself():
+    for arguments in [[], ["x"], ["=x"], ["--grace", "x", "a=b"], ["--nonsense", "1", "a=b"], ["--grace", "1"]]:
+        done = run_program("supervisor", *arguments)
+        expect_equal((done.returncode, done.stderr.startswith(b"usage: ")), (2, True), arguments)
+
+
 # ---- tcp_client -------------------------------------------------------------------------------------------------------
 
 

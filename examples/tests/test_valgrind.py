@@ -82,6 +82,18 @@ def valgrind_finds_nothing_in_an_http_server_that_is_ended_at_once():
 
 
 @test(seconds=300)
+def valgrind_finds_nothing_in_the_supervisor():
+    commands = ["flaky=echo tried; exit 1", "once=echo once", "on=echo ready; exec sleep 600"]
+    with Program("supervisor", "--retry-min", "0.05", "--retry-max", "0.1", *commands, valgrind=True) as program:
+        program.wait_line("^on . ready$")
+        program.wait_line("^once: ended with status 0$")
+        for _ in range(3):
+            program.wait_line("^flaky . tried$")
+        program.signal(signal.SIGTERM)
+        expect_equal(program.wait(), 0, program.output("err"))
+
+
+@test(seconds=300)
 def valgrind_finds_nothing_in_the_smaller_examples():
     def expect_clean(done, status=0):
         expect_equal(done.returncode, status, done.args, done.stderr.decode())
