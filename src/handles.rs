@@ -241,6 +241,12 @@ impl Handles {
         self.slots.len() >= HANDLES_MAX
     }
 
+    /// How many more it can hold.
+    #[cfg(all(unix, feature = "process"))]
+    pub fn room(&self) -> usize {
+        HANDLES_MAX.saturating_sub(self.slots.len())
+    }
+
     pub fn insert(&mut self, body: Body) -> Result<Id> {
         if self.is_full() {
             return Err(Code::ENOBUFS.into());

@@ -992,6 +992,7 @@ fn somebody_else_may_take_the_status() {
         let child =
             Command::new("cat").stdin(Stdio::child_reads(|_: &Loop, _: Stream, _: &[u8]| ()));
         let child = child.spawn(lp, noted(&exits)).unwrap();
+        some_turns(lp);
         let former = unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) };
         lp.close(child.stdin.unwrap()).unwrap();
         run_until(lp, || !exits.is_empty());

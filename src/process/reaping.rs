@@ -27,10 +27,16 @@ pub(crate) struct Children {
 /// have taken the signal away, or ignore it.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// Handles of its own that a loop may need for children without a descriptor.
+pub(super) const HANDLES: usize = 3;
+
 /// Has the loop hear of children that have no descriptor.
-pub(super) fn prepare_signal(lp: &Loop) -> Result<()> {
-    if lp.core()?.children.timer.is_some() {
-        return Ok(());
+fn listen(lp: &Loop) -> Result<()> {
+    {
+        let core = lp.core()?;
+        if core.children.timer.is_some() || core.children.ids.is_empty() {
+            return Ok(());
+        }
     }
     let timer = Timer::open(lp, |lp, _| lp.look_at_children())?;
     lp.core()?.children.timer = Some(timer);
@@ -67,6 +73,14 @@ pub(super) fn watch(core: &mut Core, id: Id) {
         state.source.object = Object::None;
     }
     core.children.ids.push(id);
+    if core.children.timer.is_none() {
+        // There was room for its handles when the child was started.
+        let task = |lp: &Loop| {
+            let _ = listen(lp);
+        };
+        core.deferred
+            .push_back(Deferred::Task(Box::new(Some(task))));
+    }
     // It may have ended before anybody watched.
     core.deferred.push_back(Deferred::Process(id));
 }

@@ -37,8 +37,8 @@ pub(super) fn spawn(
 ) -> std::result::Result<Child, SpawnError> {
     reaping::sweep();
     lp.can_insert()?;
-    if !children::has_pidfd() {
-        reaping::prepare_signal(lp)?;
+    if !children::has_pidfd() && lp.core()?.handles.room() < reaping::HANDLES {
+        return Err(Error::from(Code::ENOBUFS).into());
     }
     let mut descriptors = Descriptors::new(lp);
     descriptors.open(std::mem::take(&mut command.stdio))?;

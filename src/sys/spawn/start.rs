@@ -186,6 +186,8 @@ mod shared {
         // Without shared memory its error comes by a pipe. The first child has both.
         let pipe = match SHARES.load(Ordering::Relaxed) {
             YES => None,
+            // A copy on a stack of its own has nothing for it.
+            NO => return None,
             _ => match ErrorPipe::open() {
                 Ok(pipe) => Some(pipe),
                 Err(failure) => return Some(Err(failure)),
