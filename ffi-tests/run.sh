@@ -54,9 +54,10 @@ job() {
     pids+=($!)
 }
 
-# valgrind 3.19 does not know epoll_pwait2, says so at length, and answers ENOSYS, which kolo can live with.
+# valgrind 3.19 does not know epoll_pwait2 and pidfd_open, says so at length, and answers ENOSYS, which kolo can live
+# with.
 without_noise() {
-    sed -E '/^--[0-9]+-- WARNING: unhandled .* syscall: 441$/,/^--[0-9]+-- it at http/d' "$1"
+    sed -E '/^--[0-9]+-- WARNING: unhandled .* syscall: (434|441)$/,/^--[0-9]+-- it at http/d' "$1"
 }
 
 # Shows what the jobs said, in their order, and counts it. A program that fails without naming a test has failed as one.

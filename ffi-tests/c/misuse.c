@@ -154,6 +154,20 @@ static int call_tty_open(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &out);
 }
+static kolo_process_options sleep_options(void) {
+    static const char *const arguments[] = {"/bin/sleep", "600", NULL};
+    kolo_process_options options = KOLO_PROCESS_OPTIONS_INIT;
+    options.program = arguments[0];
+    options.arguments = arguments;
+    options.new_group = true;
+    options.kill_on_close = true;
+    return options;
+}
+static int call_spawn(kolo_loop *loop) {
+    kolo_process out;
+    kolo_process_options options = sleep_options();
+    return kolo_process_spawn(loop, &options, NULL, NULL, &out);
+}
 static int call_driver_name(kolo_loop *loop) {
     return kolo_loop_driver_name(loop) == NULL ? KOLO_EBADF : KOLO_OK; /* NULL is its only error */
 }
@@ -189,6 +203,7 @@ static const loop_call loop_calls[] = {
     {"kolo_resolve", call_resolve},
     {"kolo_reverse", call_reverse},
     {"kolo_tcp_adopt", call_adopt},
+    {"kolo_process_spawn", call_spawn},
     {"kolo_tty_open", call_tty_open},
 };
 #define LOOP_CALLS (sizeof loop_calls / sizeof loop_calls[0])
@@ -312,6 +327,16 @@ static int call_release(kolo_loop *loop, kolo_handle handle) {
     return result;
 }
 
+static int call_process_kill(kolo_loop *loop, kolo_handle handle) { return kolo_process_kill(loop, handle, 0); }
+static int call_process_kill_group(kolo_loop *loop, kolo_handle handle) {
+    return kolo_process_kill_group(loop, handle, 0);
+}
+static int call_process_usage(kolo_loop *loop, kolo_handle handle) {
+    kolo_resource_usage usage = KOLO_RESOURCE_USAGE_INIT;
+    int result = kolo_process_usage(loop, handle, &usage);
+    return result == KOLO_EBUSY ? KOLO_OK : result; /* the process was right, and runs */
+}
+
 /* In an order in which each succeeds on a live handle of its kind; those that end the handle come last. */
 static const handle_call handle_calls[] = {
     {"kolo_on_close", 0, call_on_close},
@@ -361,6 +386,10 @@ static const handle_call handle_calls[] = {
     {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
     {"kolo_stream_reset", ANY_STREAM, kolo_stream_reset},
+    {"kolo_process_id", KOLO_KIND_PROCESS, kolo_process_id},
+    {"kolo_process_kill", KOLO_KIND_PROCESS, call_process_kill},
+    {"kolo_process_kill_group", KOLO_KIND_PROCESS, call_process_kill_group},
+    {"kolo_process_usage", KOLO_KIND_PROCESS, call_process_usage},
     {"kolo_close", 0, kolo_close},
 };
 #define HANDLE_CALLS (sizeof handle_calls / sizeof handle_calls[0])
@@ -396,10 +425,10 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 9 };
+enum { KINDS = 10 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
-                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_REQUEST,
-                                     KOLO_KIND_TTY};
+                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_PROCESS,
+                                     KOLO_KIND_REQUEST, KOLO_KIND_TTY};
 
 static int tcp_other_end = -1;
 
@@ -407,6 +436,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     kolo_handle handle = 0;
     kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    kolo_process_options program = sleep_options();
     kolo_address any = loopback_v4(0);
     int sockets[2];
     switch (kind) {
@@ -415,6 +445,9 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     case KOLO_KIND_WAKER: CHECK_OK(kolo_waker_open(loop, no_waker, NULL, &handle)); break;
     case KOLO_KIND_SIGNAL: CHECK_OK(kolo_signal_open(loop, no_signal, NULL, &handle)); break;
     case KOLO_KIND_POLL: CHECK_OK(kolo_poll_open(loop, spare_pair[0], no_poll, NULL, &handle)); break;
+    case KOLO_KIND_PROCESS:
+        CHECK_OK(kolo_process_spawn(loop, &program, NULL, NULL, &handle));
+        break;
     case KOLO_KIND_REQUEST:
         CHECK_OK(kolo_work_submit(loop, KOLO_WORK_COMPUTE, no_work, no_work_done, NULL, &handle));
         break;

@@ -247,9 +247,9 @@ fn set_failed_step(step: c_int) {
 /// is blocked. It takes this thread as long as the system needs to have the program loaded, some
 /// tenths of a millisecond, however much memory this process has.
 ///
-/// Errors, after which nothing is left of it: KOLO_ENOENT for a program or a directory that is not
-/// there; KOLO_EACCES for one that may not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no
-/// program (also a script without #!); KOLO_E2BIG for arguments and environment that are too long;
+/// Errors, after which nothing is left of it and nothing is called back, not even the on_close of its
+/// streams: KOLO_ENOENT for a program or a directory that is not there; KOLO_EACCES for one that may
+/// not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no program (also a script without #!); KOLO_E2BIG for arguments and environment that are too long;
 /// KOLO_EPERM for what this process may not change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN,
 /// KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
 /// passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
