@@ -4,26 +4,24 @@
  * Try:    ./tcp_client 127.0.0.1 7000 hello                    (with ./echo_server running)
  *         printf 'GET / HTTP/1.0\r\n\r\n' | ./tcp_client localhost 8080
  *
- * What it shows: connecting with a timeout and to the next address when one fails, read and write timeouts, telling
- * errors apart, half-close, and input that is read no faster than the peer takes it. */
+ * What it shows: connecting by name, to whichever of the host's addresses answers first and within a time, read and
+ * write timeouts, telling errors apart, half-close, and input that is read no faster than the peer takes it. */
 #ifndef _POSIX_C_SOURCE
 #define _POSIX_C_SOURCE 200809L
 #endif
 #include <kolo.h>
 
 #include <errno.h>
-#include <netdb.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 struct client {
-    struct addrinfo *next_address; /* to try when this one fails */
-    const char *text;              /* what to send; NULL: the standard input */
+    const char *host;
+    const char *text; /* what to send; NULL: the standard input */
     double connect_seconds, read_seconds, write_seconds;
-    char peer[KOLO_ADDRESS_TEXT_MAX];
+    char peer[300]; /* the host and the port; once connected, the address */
     kolo_tcp stream;
     kolo_poll input; /* the standard input, while it is waited for; 0: not yet, or a file, which is always ready */
     bool connected, input_ended, failed;
@@ -120,12 +118,13 @@ static void open_input(kolo_loop *loop, struct client *client)
 
 /* ---- the stream ---- */
 
-static bool connect_next(kolo_loop *loop, struct client *client);
-
 static void on_open(kolo_loop *loop, kolo_stream stream, void *user)
 {
     struct client *client = user;
+    kolo_address address;
     client->connected = true;
+    if (kolo_tcp_peer(loop, stream, &address) == 0) /* unless it is gone again */
+        kolo_address_format(&address, client->peer, sizeof client->peer);
     fprintf(stderr, "connected to %s\n", client->peer);
     check(kolo_stream_set_timeouts(loop, stream, nanoseconds(client->read_seconds), nanoseconds(client->write_seconds)),
           "set the timeouts");
@@ -190,23 +189,20 @@ static void on_error(kolo_loop *loop, kolo_stream stream, int error, void *user)
         fprintf(stderr, "tcp_client: nobody listens on %s\n", client->peer);
     else if (error == KOLO_ENETUNREACH || error == KOLO_EHOSTUNREACH)
         fprintf(stderr, "tcp_client: no way to %s: %s\n", client->peer, kolo_strerror(error));
+    else if (error == KOLO_EAI_NONAME || error == KOLO_EAI_NODATA)
+        fprintf(stderr, "tcp_client: there is no host %s\n", client->host);
+    else if (error == KOLO_EAI_AGAIN)
+        fprintf(stderr, "tcp_client: no name server answers for %s\n", client->host);
     else
         fprintf(stderr, "tcp_client: cannot connect to %s: %s (%s)\n", client->peer, kolo_strerror(error), name);
-    if (client->connected || !connect_next(loop, client)) {
-        client->failed = true;
-        end(loop, client);
-    }
+    client->failed = true;
+    end(loop, client);
 }
 
-static bool connect_next(kolo_loop *loop, struct client *client)
+static void connect_by_name(kolo_loop *loop, struct client *client, uint16_t port)
 {
-    struct addrinfo *info = client->next_address;
-    kolo_address address;
     kolo_connect_options options = KOLO_CONNECT_OPTIONS_INIT;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
-    if (info == NULL)
-        return false;
-    client->next_address = info->ai_next;
     options.timeout_ns = nanoseconds(client->connect_seconds);
     handler.on_open = on_open;
     handler.on_data = on_data;
@@ -214,10 +210,9 @@ static bool connect_next(kolo_loop *loop, struct client *client)
     handler.on_drain = on_drain;
     handler.on_timeout = on_timeout;
     handler.on_error = on_error;
-    check(kolo_address_from_sockaddr(info->ai_addr, info->ai_addrlen, &address), "address");
-    check(kolo_address_format(&address, client->peer, sizeof client->peer), "address");
-    check(kolo_tcp_connect(loop, &address, &options, &handler, client, &client->stream), "connect");
-    return true;
+    snprintf(client->peer, sizeof client->peer, strchr(client->host, ':') != NULL ? "[%s]:%u" : "%s:%u", client->host,
+             (unsigned)port);
+    check(kolo_tcp_connect_name(loop, client->host, port, &options, &handler, client, &client->stream), client->host);
 }
 
 /* ---- the program ---- */
@@ -234,8 +229,8 @@ static int usage(void)
 int main(int count, char **arguments)
 {
     struct client client = {.connect_seconds = 10, .read_seconds = 10, .write_seconds = 10};
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM}, *addresses;
     kolo_loop *loop;
+    char *rest;
     int first = 1;
     for (; first + 1 < count && strncmp(arguments[first], "--", 2) == 0; first += 2) {
         const char *option = arguments[first];
@@ -243,7 +238,6 @@ int main(int count, char **arguments)
                           : strcmp(option, "--read-timeout") == 0  ? &client.read_seconds
                           : strcmp(option, "--write-timeout") == 0 ? &client.write_seconds
                                                                    : NULL;
-        char *rest;
         if (seconds == NULL)
             return usage();
         *seconds = strtod(arguments[first + 1], &rest);
@@ -252,18 +246,15 @@ int main(int count, char **arguments)
     }
     if (count - first < 2 || count - first > 3)
         return usage();
+    client.host = arguments[first];
     client.text = arguments[first + 2]; /* the array ends with NULL */
+    unsigned long port = strtoul(arguments[first + 1], &rest, 10);
+    if (*rest != '\0' || rest == arguments[first + 1] || port > UINT16_MAX)
+        return usage();
 
-    int error = getaddrinfo(arguments[first], arguments[first + 1], &hints, &addresses);
-    if (error != 0) {
-        fprintf(stderr, "tcp_client: %s: %s\n", arguments[first], gai_strerror(error));
-        return 1;
-    }
-    client.next_address = addresses;
     check(kolo_loop_new(NULL, &loop), "create the loop");
-    connect_next(loop, &client);
+    connect_by_name(loop, &client, (uint16_t)port);
     check(kolo_loop_run(loop, KOLO_RUN_DEFAULT), "run");
     check(kolo_loop_free(loop), "free the loop");
-    freeaddrinfo(addresses);
     return client.failed ? 1 : 0;
 }

@@ -123,8 +123,9 @@ fn check_text(text: &str) -> Result<()> {
 /// The outcome for a host that needs no asking: a numeric address, or what looks like one and is none.
 pub(crate) fn at_once(host: &str, port: u16, options: &ResolveOptions) -> Option<Result<Resolved>> {
     let Some(address) = address::parse(host, port) else {
-        // Only addresses have colons in them: "fe80::1%gone", "[::1]", "::1:80:".
-        return host.contains(':').then(|| Err(Code::EAI_NONAME.into()));
+        // Only addresses have these in them: "fe80::1%gone", "[::1]", "::1:80:", "127.0.0.1%1".
+        let is_none = host.contains([':', '%']);
+        return is_none.then(|| Err(Code::EAI_NONAME.into()));
     };
     let address = match (address, options.family) {
         (SocketAddr::V4(v4), Some(Family::V6)) if options.v4_mapped => {
@@ -356,7 +357,13 @@ mod tests {
             Some(Ok("[fe80::1%7]:80".to_owned()))
         );
         assert_eq!(numeric("localhost", &any), None);
-        for wrong in ["[::1]", "::1:80:", "fe80::1%no-such-interface", "1::2::3"] {
+        for wrong in [
+            "[::1]",
+            "::1:80:",
+            "fe80::1%no-such-interface",
+            "1::2::3",
+            "127.0.0.1%1",
+        ] {
             assert_eq!(
                 numeric(wrong, &any),
                 Some(Err(Code::EAI_NONAME.into())),

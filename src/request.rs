@@ -78,7 +78,8 @@ pub struct Request(pub(crate) Id);
 crate::handles::handle_type!(Request);
 
 impl Request {
-    /// Takes the work back, if no thread has begun it; its callback hears [`Code::ECANCELED`].
+    /// Takes the work back, if no thread has begun it; its callback hears [`Code::ECANCELED`]. A name that is being looked
+    /// up is given up also when a thread is at it.
     ///
     /// Errors: [`Code::EBUSY`] when it was begun, or is over: the callback tells what came of it; [`Code::EBADF`] when
     /// that was told already.

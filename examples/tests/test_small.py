@@ -149,6 +149,7 @@ def signals_counts_what_it_gets_and_ends_on_sigterm():
         expect_equal(program.output()[-4:], [f"{name}: {count}" for name, count in wanted.items()])
 
 
+<<<<<<< HEAD
 # ---- supervisor -------------------------------------------------------------------------------------------------------
 
 
@@ -222,6 +223,29 @@ def supervisor_explains_itself():
     for arguments in [[], ["x"], ["=x"], ["--grace", "x", "a=b"], ["--nonsense", "1", "a=b"], ["--grace", "1"]]:
         done = run_program("supervisor", *arguments)
         expect_equal((done.returncode, done.stderr.startswith(b"usage: ")), (2, True), arguments)
+=======
+# ---- resolve ----------------------------------------------------------------------------------------------------------
+
+
+@test
+def resolve_prints_the_addresses_of_names_and_the_names_of_addresses():
+    done = run_program("resolve", "localhost", "127.0.0.1")
+    expect_equal((done.returncode, done.stderr), (0, b""))
+    lines = sorted(done.stdout.decode().splitlines())
+    expect_equal(len(lines), 2)
+    expect(re.match(r"127\.0\.0\.1: \S+$", lines[0]), lines)
+    expect(re.match(r"localhost( \(\S+\))?:( 127\.0\.0\.1| ::1)+$", lines[1]), lines)
+
+
+@test
+def resolve_tells_what_cannot_be_looked_up():
+    done = run_program("resolve", "[::1]", "127.0.0.1%1")
+    expect_equal((done.returncode, done.stdout), (1, b""))
+    for name in ["[::1]", "127.0.0.1%1"]:
+        expect(f"{name}: no such name or service (KOLO_EAI_NONAME)" in done.stderr.decode().splitlines(), done.stderr)
+    for wrong in [(), ("--seconds", "1"), ("--seconds", "x", "localhost"), ("--seconds", "0", "localhost")]:
+        expect_equal(run_program("resolve", *wrong).returncode, 2, wrong)
+>>>>>>> 2864167 (Names: a page's section, rows, two examples)
 
 
 # ---- tcp_client -------------------------------------------------------------------------------------------------------
@@ -272,6 +296,17 @@ def tcp_client_tells_a_refused_connection():
     done = run_program("tcp_client", "127.0.0.1", port, "x")
     expect_equal((done.returncode, done.stdout), (1, b""))
     expect_equal(done.stderr.decode(), f"tcp_client: nobody listens on 127.0.0.1:{port}\n")
+
+
+@test
+def tcp_client_tells_names_and_ports_that_there_are_not():
+    done = run_program("tcp_client", "[::1]", 80, "x")
+    expect_equal((done.returncode, done.stderr.decode()), (1, "tcp_client: there is no host [::1]\n"))
+    for port in ["65536", "-1", "http", ""]:
+        done = run_program("tcp_client", "localhost", port, "x")
+        expect_equal((done.returncode, done.stderr[:6]), (2, b"usage:"), port)
+    done = run_program("tcp_client", "", 80, "x")
+    expect_equal((done.returncode, b"KOLO_EINVAL" in done.stderr), (1, True), done.stderr)
 
 
 @test
@@ -329,11 +364,9 @@ def tcp_client_tells_a_lost_connection():
 @test
 def tcp_client_explains_itself():
     for arguments in [[], ["127.0.0.1"], ["127.0.0.1", "1", "x", "y"], ["--nonsense", "1", "127.0.0.1", "1"],
-                      ["--read-timeout", "x", "127.0.0.1", "1"]]:
+                      ["--read-timeout", "x", "127.0.0.1", "1"], ["127.0.0.1", "no-such-port", "x"]]:
         done = run_program("tcp_client", *arguments)
         expect_equal((done.returncode, done.stderr.startswith(b"usage: ")), (2, True), arguments)
-    done = run_program("tcp_client", "127.0.0.1", "no-such-service", "x")
-    expect_equal(done.returncode, 1)
 
 
 # ---- foreign_fd -------------------------------------------------------------------------------------------------------

@@ -128,8 +128,8 @@ pub unsafe extern "C" fn kolo_pool_open(
 }
 
 /// Lets go of a pool: its number is dead. Loops that have it keep it; with the last of them, or at
-/// once if there is none, its threads end, and that waits for the work that they have begun. Any
-/// thread, but not one of the pool's.
+/// once if there is none, its threads end, and that waits for the work that they have begun, except
+/// for names being looked up. Any thread, but not one of the pool's.
 ///
 /// Errors: KOLO_EBADF for a pool that was closed already.
 #[no_mangle]
@@ -206,7 +206,8 @@ pub unsafe extern "C" fn kolo_work_submit(
     })
 }
 
-/// Takes back what has not begun: the request's callback comes with KOLO_ECANCELED.
+/// Takes back what has not begun: the request's callback comes with KOLO_ECANCELED. A name that is
+/// being looked up is given up also when a thread is at it.
 ///
 /// Errors: KOLO_EBUSY if it was begun, or is over: the callback tells what came of it. KOLO_EBADF
 /// when that was told.
