@@ -149,7 +149,6 @@ def signals_counts_what_it_gets_and_ends_on_sigterm():
         expect_equal(program.output()[-4:], [f"{name}: {count}" for name, count in wanted.items()])
 
 
-<<<<<<< HEAD
 # ---- supervisor -------------------------------------------------------------------------------------------------------
 
 
@@ -223,7 +222,8 @@ def supervisor_explains_itself():
     for arguments in [[], ["x"], ["=x"], ["--grace", "x", "a=b"], ["--nonsense", "1", "a=b"], ["--grace", "1"]]:
         done = run_program("supervisor", *arguments)
         expect_equal((done.returncode, done.stderr.startswith(b"usage: ")), (2, True), arguments)
-=======
+
+
 # ---- resolve ----------------------------------------------------------------------------------------------------------
 
 
@@ -245,7 +245,6 @@ def resolve_tells_what_cannot_be_looked_up():
         expect(f"{name}: no such name or service (KOLO_EAI_NONAME)" in done.stderr.decode().splitlines(), done.stderr)
     for wrong in [(), ("--seconds", "1"), ("--seconds", "x", "localhost"), ("--seconds", "0", "localhost")]:
         expect_equal(run_program("resolve", *wrong).returncode, 2, wrong)
->>>>>>> 2864167 (Names: a page's section, rows, two examples)
 
 
 # ---- tcp_client -------------------------------------------------------------------------------------------------------
