@@ -2,12 +2,12 @@
  * kolo.h: an event loop
  *
  * One thread waits for many things at once, and calls a function when one of them happens: timers,
- * TCP connections, signals, work from other threads, and descriptors of other libraries.
+ * TCP connections, UDP sockets, signals, work from other threads, and descriptors of other libraries.
  *
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; names; listening; Unix-domain sockets; pipes; child processes;
+ * the system; streams; TCP; names; listening; UDP; Unix-domain sockets; pipes; child processes;
  * terminals; initialisers.
  *
  *
@@ -80,8 +80,9 @@
  * may a thread. Functions that may be called from any thread say so.
  *
  * Memory. What is handed to a function (options, handlers, addresses, bytes, texts) is read or
- * copied before it returns and need not live longer; the exception is kolo_stream_write_owned. What
- * a callback is handed is there until it returns. Texts that are returned are static.
+ * copied before it returns and need not live longer; the exceptions are kolo_stream_write_owned and
+ * kolo_udp_send_owned. What a callback is handed is there until it returns. Texts that are returned
+ * are static.
  *
  * Time is monotonic, in nanoseconds: names end with _ns. 0 means "none" where a timeout is meant.
  *
@@ -162,6 +163,9 @@ typedef kolo_handle kolo_stream;
 
 /** A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions. */
 typedef kolo_stream kolo_tcp;
+
+/** A UDP socket. */
+typedef kolo_handle kolo_udp;
 
 /** A program that runs. */
 typedef kolo_handle kolo_process;
@@ -763,6 +767,8 @@ typedef enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /** A kolo_tcp. */
     KOLO_KIND_TCP = 7,
+    /** A kolo_udp. */
+    KOLO_KIND_UDP = 8,
     /** A kolo_local. */
     KOLO_KIND_LOCAL = 9,
     /** A kolo_listener of the Unix domain. */
@@ -794,10 +800,13 @@ int kolo_close(kolo_loop *loop, kolo_handle handle);
 
 /**
  * Sets the function that is called when the handle has closed, in place of the one that was set
- * before; NULL for none. For streams and listeners it comes after the on_close of their handler
- * table.
+ * before; NULL for none. For streams, listeners and UDP sockets it comes after the on_close of their
+ * handler table.
  */
-int kolo_on_close(kolo_loop *loop, kolo_handle handle, kolo_close_cb cb, void *user);
+int kolo_on_close(kolo_loop *loop,
+                  kolo_handle handle,
+                  kolo_close_cb cb,
+                  void *user);
 
 /**
  * The handle keeps the loop alive while it is active: as every handle does at first. A switch,
@@ -817,7 +826,7 @@ int kolo_has_ref(kolo_loop *loop, kolo_handle handle);
 /**
  * Returns 1 if something can still happen on the handle by itself, else 0: a timer, a hook, a
  * signal or a poll is started, a waker is open, a listener is not paused, a stream connects,
- * reads or has writes queued.
+ * reads or has writes queued, a UDP socket receives or has datagrams queued.
  */
 int kolo_is_active(kolo_loop *loop, kolo_handle handle);
 
@@ -2366,6 +2375,512 @@ int kolo_listener_pause(kolo_loop *loop,
 /** Accepts again. Not paused: that is no error. */
 int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
 
+/* UDP ============================================================================================
+ *
+ * A UDP socket sends and receives datagrams: each arrives whole, once or not at all, in any order.
+ *
+ * Sending never blocks: what the system does not take at once is queued. What one callback sends goes
+ * to the system together when it returns; what the datagrams that came together cause, when all of them
+ * have been handed out. Datagrams of one size to one destination then travel through the system as one
+ * message, where it can take them apart (Linux), which is several times cheaper; and those that come
+ * are taken from it many at a time. The queue has a high watermark, at which sends return 1 (pause), a
+ * low one, at which on_drain comes (go on), and a hard bound.
+ *
+ * What the system or the network has against a datagram is told by on_error, and the socket lives on.
+ */
+
+/** What becomes of datagrams that are larger than a link on their way takes. */
+typedef enum kolo_fragmentation {
+    /** As the system has it: it learns what fits, and fragments what does not. */
+    KOLO_FRAGMENTATION_SYSTEM = 0,
+    /** They may be fragmented on the way (IPv4: no DF bit). */
+    KOLO_FRAGMENTATION_ALLOW = 1,
+    /**
+     * They are never fragmented: what does not fit by what the system knows of the path is refused
+     * with KOLO_EMSGSIZE.
+     */
+    KOLO_FRAGMENTATION_FORBID = 2,
+    /**
+     * They are never fragmented, and what the system knows of the path is ignored: for programs that
+     * find out themselves what fits (RFC 8899).
+     */
+    KOLO_FRAGMENTATION_PROBE = 3,
+} kolo_fragmentation;
+
+/**
+ * How a UDP socket is made. Begin with KOLO_UDP_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_udp_options {
+    /** sizeof(kolo_udp_options), set by KOLO_UDP_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * Let several sockets have the address (SO_REUSEADDR; on the BSDs and Darwin multicast also
+     * needs reuse_port): each of them gets what is sent to a group, one of them the rest.
+     */
+    bool reuse_address;
+    /**
+     * Let several sockets have the address, among which the system spreads the senders
+     * (SO_REUSEPORT, Linux). KOLO_ENOTSUP where there is no such option.
+     */
+    bool reuse_port;
+    /** An IPv6 address carries no IPv4. By default the unspecified IPv6 address ("::") carries both. */
+    bool ipv6_only;
+    /** Let datagrams be sent to broadcast addresses. Without it the system refuses (KOLO_EACCES). */
+    bool broadcast;
+    /**
+     * Ask for `to` and `interface` of what comes. Costs about 0.1 us a datagram. KOLO_ENOTSUP on
+     * other systems than Linux.
+     */
+    bool receive_info;
+    /** Ask for `tos` of what comes. Likewise. */
+    bool receive_tos;
+    /**
+     * Ask for the network's errors also if the socket is not connected, with the address that each
+     * is about (IP_RECVERR). They are told while the socket receives. KOLO_ENOTSUP on other systems
+     * than Linux.
+     */
+    bool report_errors;
+    /**
+     * Do not let the system put datagrams of the same sender together on their way in (UDP_GRO,
+     * Linux). They are handed out one by one in any case.
+     */
+    bool no_receive_offload;
+    /**
+     * Do not give datagrams of the same size to the same destination to the system as one message
+     * (UDP_SEGMENT, Linux).
+     */
+    bool no_send_offload;
+    /** The kernel's send buffer in bytes. 0: the system's choice. */
+    uint32_t send_buffer;
+    /**
+     * The kernel's receive buffer in bytes. 0: the system's choice. What comes while it is full is
+     * lost.
+     */
+    uint32_t receive_buffer;
+} kolo_udp_options;
+
+/**
+ * A datagram that came, as on_datagram gets it. It is kolo's, with its bytes, and there until the
+ * callback returns. Members may be added.
+ */
+typedef struct kolo_datagram {
+    /** sizeof(kolo_datagram) as the library has it. */
+    size_t size;
+    /** Its bytes. Not NULL, also if there are none. */
+    const uint8_t *data;
+    /** How many. May be 0. */
+    size_t length;
+    /** Who sent it. */
+    kolo_address from;
+    /**
+     * The address it was sent to, if receive_info is on: of this system, or a group. Its port is
+     * that of the socket's address and is not told here (0). Else of no family.
+     */
+    kolo_address to;
+    /** The number of the interface it came by, if receive_info is on. Else 0. */
+    uint32_t interface;
+    /**
+     * Its traffic class byte, if receive_tos is on: congestion notification (RFC 3168) in the lower
+     * two bits, the differentiated services code point (RFC 2474) above. Else -1.
+     */
+    int32_t tos;
+    /** It was longer than the room for it, and the rest is lost. */
+    bool truncated;
+} kolo_datagram;
+
+/** A datagram that met an error, as on_error gets it. Members may be added. */
+typedef struct kolo_datagram_error {
+    /** sizeof(kolo_datagram_error) as the library has it. */
+    size_t size;
+    /** What went wrong: a kolo_error. */
+    int error;
+    /** How many datagrams it stands for: those that were refused together for the same reason. */
+    uint32_t count;
+    /**
+     * Where the datagram was to go, where that is known: always for what the system refuses to send;
+     * for what the network tells later, if the socket is connected or report_errors is on. Else of
+     * no family.
+     */
+    kolo_address to;
+    /**
+     * Who told, if the network did and report_errors is on: a router on the way, or the host. Else
+     * of no family. Its port is 0.
+     */
+    kolo_address by;
+    /**
+     * For KOLO_EMSGSIZE from the network: the largest packet that would have passed, headers
+     * included. Else 0.
+     */
+    uint32_t mtu;
+} kolo_datagram_error;
+
+/**
+ * What a UDP socket does: a table of callbacks, copied during the call that takes it. Begin with
+ * KOLO_UDP_HANDLER_INIT; any callback may be NULL. Each may call anything, and also close its own
+ * socket.
+ */
+typedef struct kolo_udp_handler {
+    /** sizeof(kolo_udp_handler), set by KOLO_UDP_HANDLER_INIT. */
+    size_t size;
+    /**
+     * A datagram came. A socket whose table has on_datagram receives from the start; without, what
+     * comes waits in the system's buffer until that is full.
+     */
+    void (*on_datagram)(kolo_loop *loop,
+                        kolo_udp udp,
+                        const kolo_datagram *datagram,
+                        void *user);
+    /**
+     * The queue of datagrams to send, having stood at the high watermark or above, has fallen to
+     * the low one; or after kolo_udp_try_send found the socket full, there is room.
+     */
+    void (*on_drain)(kolo_loop *loop, kolo_udp udp, void *user);
+    /**
+     * A datagram met an error: the system refused to send it (KOLO_EMSGSIZE, KOLO_ENETUNREACH,
+     * KOLO_EPERM by a firewall), or the network said that it did not arrive (KOLO_ECONNREFUSED,
+     * KOLO_EHOSTUNREACH). The socket lives on.
+     */
+    void (*on_error)(kolo_loop *loop,
+                     kolo_udp udp,
+                     const kolo_datagram_error *error,
+                     void *user);
+    /** The socket has closed: the last that is heard of it. What `user` points to may be freed. */
+    void (*on_close)(kolo_loop *loop, kolo_udp udp, void *user);
+} kolo_udp_handler;
+
+/**
+ * Where a datagram goes, and how. Begin with KOLO_TRANSMIT_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_transmit {
+    /** sizeof(kolo_transmit), set by KOLO_TRANSMIT_INIT. */
+    size_t size;
+    /** Where to. NULL: to the peer that the socket is connected to. */
+    const kolo_address *to;
+    /**
+     * The local address to send from, whose port does not matter: `to` of the datagram that is
+     * answered, on a machine with several addresses. NULL: the system's choice. Linux only.
+     */
+    const kolo_address *source;
+    /** The number of the interface to send by. 0: as the system routes it. Linux only. */
+    uint32_t interface;
+    /**
+     * Makes several datagrams of the bytes, each of this size but the last, which may be shorter: at
+     * most 64 of them, and 65,507 bytes in all (IPv6: 65,527). 0: one datagram. Where the system
+     * cannot take them apart, kolo does.
+     */
+    uint16_t segment_size;
+    /** `tos` counts. If not, the socket's traffic class does. */
+    bool has_tos;
+    /** The traffic class byte: see kolo_datagram. Linux only. */
+    uint8_t tos;
+} kolo_transmit;
+
+/**
+ * An owned datagram has ended: the memory is the program's again. `status` is 0 when the system has
+ * taken it; its error if it did not (of which on_error is not told then); KOLO_ECANCELED if the
+ * socket was closed first.
+ */
+typedef void (*kolo_udp_sent_cb)(kolo_loop *loop, kolo_udp udp, int status, void *user);
+
+/**
+ * Makes a UDP socket at a local address. With port 0 the system chooses one, which kolo_udp_local
+ * tells; "0.0.0.0" or "::" with port 0 is what a client wants. `options` may be NULL for the
+ * defaults. `user` is the last argument of the handler's callbacks.
+ *
+ * Errors: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an address of no family and for
+ * structs of a wrong size; KOLO_EADDRINUSE, KOLO_EADDRNOTAVAIL and KOLO_EACCES for the address;
+ * KOLO_EAFNOSUPPORT for a family that the system lacks; KOLO_ENOTSUP for options that it lacks;
+ * KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop holds as many
+ * handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_udp_bind(kolo_loop *loop,
+                  const kolo_address *address,
+                  const kolo_udp_options *options,
+                  const kolo_udp_handler *handler,
+                  void *user,
+                  kolo_udp *out);
+
+/**
+ * Takes over a UDP socket from elsewhere, bound or connected or not. From success on it is kolo's,
+ * and kolo closes it; after an error it is still the caller's. Of `options` (NULL for the defaults)
+ * what concerns sending and receiving counts.
+ *
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for
+ * a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a
+ * socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
+ * KOLO_ENOTSUP for options that the system lacks; KOLO_ENOBUFS if the loop holds as many handles as
+ * it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_udp_adopt(kolo_loop *loop,
+                   kolo_socket socket,
+                   const kolo_udp_options *options,
+                   const kolo_udp_handler *handler,
+                   void *user,
+                   kolo_udp *out);
+
+/**
+ * Hands the socket out: from now on it is the caller's to close. The handle closes, and its on_close
+ * comes as ever. The socket does not block. Datagrams that kolo has received and not handed out yet
+ * are lost; those that are still in the socket may have been put together by the system already,
+ * unless it was made with no_receive_offload.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while datagrams are queued.
+ */
+int kolo_udp_release(kolo_loop *loop,
+                     kolo_udp udp,
+                     kolo_socket *out);
+
+/**
+ * Gives a socket another handler in place of its first, of which nothing more is heard. It receives
+ * or does not, as before.
+ *
+ * Errors: KOLO_EINVAL if `handler` is NULL or its size is wrong.
+ */
+int kolo_udp_attach(kolo_loop *loop,
+                    kolo_udp udp,
+                    const kolo_udp_handler *handler,
+                    void *user);
+
+/**
+ * Connects the socket to a peer, or to another one: sends without an address go there, only what
+ * comes from there is received, and the network's errors are told. Nothing is sent for it, so
+ * success says nothing about whether there is a peer.
+ *
+ * Errors: KOLO_EINVAL if `peer` is NULL or of no family; KOLO_EBUSY while datagrams are queued;
+ * KOLO_EAFNOSUPPORT for an address of a family that the socket has not; KOLO_ENETUNREACH without a
+ * route; KOLO_EACCES for a broadcast address that was not asked for.
+ */
+int kolo_udp_connect(kolo_loop *loop, kolo_udp udp, const kolo_address *peer);
+
+/**
+ * Undoes kolo_udp_connect. Not connected: that is no error.
+ *
+ * Errors: KOLO_EBUSY while datagrams are queued; KOLO_EADDRINUSE if somebody took the port meanwhile
+ * (Linux gives up one that the system chose, and kolo takes it again); KOLO_ENOTSUP where the
+ * system has no such thing.
+ */
+int kolo_udp_disconnect(kolo_loop *loop,
+                        kolo_udp udp);
+
+/**
+ * Receives again, after kolo_udp_receive_stop; or from now on, for a handler that had no on_datagram
+ * when the socket was made. Receiving already: that is no error.
+ */
+int kolo_udp_receive_start(kolo_loop *loop,
+                           kolo_udp udp);
+
+/**
+ * Receives no more: no on_datagram comes after this returns, until kolo_udp_receive_start. What kolo
+ * had received already is kept until then; beyond that the system's buffer fills, and what comes
+ * when it is full is lost. Stopped already: that is no error.
+ */
+int kolo_udp_receive_stop(kolo_loop *loop,
+                          kolo_udp udp);
+
+/**
+ * Sends a datagram to `to`, or if that is NULL, to the peer that the socket is connected to. What the
+ * system does not take at once is copied, so the memory may be used again when this returns.
+ *
+ * Returns 0 when the queue is below the high watermark, and 1 when it is at it or above: the datagram
+ * is taken, but better wait for on_drain before sending more.
+ *
+ * Errors: KOLO_EINVAL if `data` is NULL and `length` is not 0, and for an address of no family;
+ * KOLO_ENOBUFS if the queue would pass its bound; KOLO_EMSGSIZE for more than a datagram can hold;
+ * KOLO_EDESTADDRREQ without an address on a socket that is not connected; KOLO_EAFNOSUPPORT for an
+ * address of a family that the socket has not. Then nothing is taken. What the system or the network
+ * says comes to on_error.
+ */
+int kolo_udp_send(kolo_loop *loop,
+                  kolo_udp udp,
+                  const void *data,
+                  size_t length,
+                  const kolo_address *to);
+
+/**
+ * Sends a datagram whose bytes are in several pieces, or several datagrams (see segment_size), as
+ * `transmit` says; NULL for the defaults. Otherwise as kolo_udp_send.
+ *
+ * Errors: as kolo_udp_send; KOLO_EINVAL also if `buffers` is NULL and `count` is not 0, for a buffer
+ * with a length and no base, for a struct of a wrong size, and for more than 64 segments;
+ * KOLO_ENOTSUP for what only Linux has.
+ */
+int kolo_udp_send_with(kolo_loop *loop,
+                       kolo_udp udp,
+                       const kolo_buffer *buffers,
+                       size_t count,
+                       const kolo_transmit *transmit);
+
+/**
+ * Sends memory without copying it. The memory must stay as it is until `done`; without `done`, until
+ * the socket has closed. The array of buffers may go when this returns.
+ *
+ * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns.
+ *
+ * Returns 0 or 1 as kolo_udp_send does.
+ *
+ * Errors: as kolo_udp_send_with. Then nothing is taken, and `done` is not called.
+ */
+int kolo_udp_send_owned(kolo_loop *loop,
+                        kolo_udp udp,
+                        const kolo_buffer *buffers,
+                        size_t count,
+                        const kolo_transmit *transmit,
+                        kolo_udp_sent_cb done,
+                        void *user);
+
+/**
+ * Sends now or not at all: nothing is queued, and what the system says is returned.
+ *
+ * Errors: KOLO_EAGAIN if the socket is full or datagrams are queued; then on_drain comes when there
+ * is room. Else as kolo_udp_send_with, and the system's: KOLO_EMSGSIZE, KOLO_ENETUNREACH,
+ * KOLO_EPERM...
+ */
+int kolo_udp_try_send(kolo_loop *loop,
+                      kolo_udp udp,
+                      const kolo_buffer *buffers,
+                      size_t count,
+                      const kolo_transmit *transmit);
+
+/**
+ * Sets, in bytes, where the queue of datagrams to send counts as drained (`low`) and as full (`high`),
+ * and what it holds at most (`limit`; SIZE_MAX for no bound). A datagram counts for its bytes and 64
+ * more. At first: 64 KiB, 256 KiB, 1 MiB.
+ *
+ * Errors: KOLO_EINVAL unless low <= high <= limit and high > 0.
+ */
+int kolo_udp_set_watermarks(kolo_loop *loop,
+                            kolo_udp udp,
+                            size_t low,
+                            size_t high,
+                            size_t limit);
+
+/**
+ * How many bytes of datagrams were sent and not yet taken by the system, each datagram with 64 more.
+ *
+ * Errors: KOLO_EINVAL if `out_bytes` is NULL.
+ */
+int kolo_udp_queued(kolo_loop *loop,
+                    kolo_udp udp,
+                    size_t *out_bytes);
+
+/**
+ * The address of this end, with the port that the system chose.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_udp_local(kolo_loop *loop, kolo_udp udp, kolo_address *out);
+
+/**
+ * The address that the socket is connected to.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOTCONN if it is not connected.
+ */
+int kolo_udp_peer(kolo_loop *loop, kolo_udp udp, kolo_address *out);
+
+/**
+ * The socket's descriptor, to look at, or to set options that kolo does not have. It is still kolo's:
+ * do not close or connect it, and leave it non-blocking.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_udp_socket(kolo_loop *loop,
+                    kolo_udp udp,
+                    kolo_socket *out);
+
+/**
+ * Joins a multicast group, whose port does not matter, at the interface with this number (0: the
+ * system's choice), or with a `source` that is not NULL only what that one sends to the group
+ * (RFC 4607). It can be joined at several interfaces, and for several sources. Closing leaves all.
+ *
+ * A socket that is bound to the unspecified address also gets what is sent to groups that others on
+ * this machine joined; bind to the group's address to get only that.
+ *
+ * Errors: KOLO_EINVAL if `group` is NULL, for an address that is no group, for a source of another
+ * family and for a group of a family that the socket has not; KOLO_ENODEV for an interface that
+ * there is not, or without a route; KOLO_EADDRINUSE for what is joined already; KOLO_ENOBUFS for
+ * more groups than the system allows; KOLO_ENOTSUP for what it lacks.
+ */
+int kolo_udp_join(kolo_loop *loop,
+                  kolo_udp udp,
+                  const kolo_address *group,
+                  const kolo_address *source,
+                  uint32_t interface);
+
+/**
+ * Leaves what was joined with the same group, source and interface.
+ *
+ * Errors: as kolo_udp_join; KOLO_EADDRNOTAVAIL for what was not joined.
+ */
+int kolo_udp_leave(kolo_loop *loop,
+                   kolo_udp udp,
+                   const kolo_address *group,
+                   const kolo_address *source,
+                   uint32_t interface);
+
+/** Whether this machine, too, gets what the socket sends to groups that it has joined. At first: yes. */
+int kolo_udp_set_multicast_loop(kolo_loop *loop,
+                                kolo_udp udp,
+                                bool on);
+
+/**
+ * How many routers what is sent to groups may pass: 0 stays on this machine, 1, as at first, on the
+ * link.
+ *
+ * Errors: KOLO_EINVAL above 255.
+ */
+int kolo_udp_set_multicast_ttl(kolo_loop *loop, kolo_udp udp, uint32_t hops);
+
+/**
+ * The number of the interface by which what is sent to groups leaves. 0, as at first: as the system
+ * routes it.
+ *
+ * Errors: KOLO_ENODEV and KOLO_EADDRNOTAVAIL for an interface that there is not.
+ */
+int kolo_udp_set_multicast_interface(kolo_loop *loop, kolo_udp udp, uint32_t interface);
+
+/** Lets datagrams be sent to broadcast addresses, or not. */
+int kolo_udp_set_broadcast(kolo_loop *loop, kolo_udp udp, bool on);
+
+/**
+ * How many routers a datagram may pass (the hop limit of IPv6).
+ *
+ * Errors: KOLO_EINVAL for 0 and above 255.
+ */
+int kolo_udp_set_ttl(kolo_loop *loop, kolo_udp udp, uint32_t hops);
+
+/**
+ * The traffic class byte of what is sent: see kolo_datagram.
+ *
+ * Errors: KOLO_EPERM for what takes privileges.
+ */
+int kolo_udp_set_tos(kolo_loop *loop, kolo_udp udp, uint8_t tos);
+
+/**
+ * What becomes of datagrams that are larger than a link on their way takes: a kolo_fragmentation.
+ *
+ * Errors: KOLO_EINVAL for a value that there is not; KOLO_ENOTSUP on other systems than Linux,
+ * FreeBSD and Darwin.
+ */
+int kolo_udp_set_fragmentation(kolo_loop *loop, kolo_udp udp, int how);
+
+/**
+ * Sets the sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more or
+ * less.
+ */
+int kolo_udp_set_buffers(kolo_loop *loop,
+                         kolo_udp udp,
+                         uint32_t send_bytes,
+                         uint32_t receive_bytes);
+
+/**
+ * The sizes of the kernel's buffers in bytes, as the system counts them.
+ *
+ * Errors: KOLO_EINVAL if either pointer is NULL.
+ */
+int kolo_udp_buffers(kolo_loop *loop, kolo_udp udp, uint32_t *send_bytes, uint32_t *receive_bytes);
+
 /* Unix-domain sockets ============================================================================
  *
  * Unix-domain streams connect processes of one machine. What reads, writes and closes them is above,
@@ -3275,6 +3790,10 @@ int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, voi
 #define KOLO_LOCAL_CONNECT_OPTIONS_INIT { sizeof(kolo_local_connect_options), 0 }
 #define KOLO_LOCAL_LISTEN_OPTIONS_INIT \
     { sizeof(kolo_local_listen_options), 0, 0, false, false, 0, 0, 0, 0 }
+#define KOLO_UDP_OPTIONS_INIT \
+    { sizeof(kolo_udp_options), false, false, false, false, false, false, false, false, false, 0, 0 }
+#define KOLO_UDP_HANDLER_INIT { sizeof(kolo_udp_handler), NULL, NULL, NULL, NULL }
+#define KOLO_TRANSMIT_INIT { sizeof(kolo_transmit), NULL, NULL, 0, 0, false, 0 }
 #define KOLO_STDIO_INIT \
     { sizeof(kolo_stdio), KOLO_STDIO_INHERIT, 0, 0, NULL, 0, NULL, NULL, NULL }
 #define KOLO_PROCESS_OPTIONS_INIT \

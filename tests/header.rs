@@ -30,6 +30,7 @@ const PARTS: &[&str] = &[
     "tcp",
     "names",
     "listener",
+    "udp",
     "local",
     "pipe",
     "process",
@@ -249,7 +250,7 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    assert_eq!(initialised.lines().count(), 14);
+    assert_eq!(initialised.lines().count(), 17);
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();

@@ -379,6 +379,17 @@ fn bytes_in_several_pieces_are_one_datagram() {
         });
         assert_eq!(received(&peer), b"before");
         assert_eq!(received(&peer), b"one datagram");
+        // More than the system takes.
+        let bytes = pattern(0, 3000);
+        let pieces: Vec<_> = bytes.chunks(1).map(io::IoSlice::new).collect();
+        socket.send_vectored(&lp, &pieces, &to).unwrap();
+        assert_eq!(received(&peer), bytes);
+        let long = vec![0; 10_000];
+        let pieces = [io::IoSlice::new(&long); 20];
+        assert_eq!(
+            code(socket.send_vectored(&lp, &pieces, &to)),
+            Code::EMSGSIZE
+        );
     });
 }
 

@@ -26,6 +26,8 @@ pub enum kolo_kind {
     KOLO_KIND_LISTENER = 6,
     /// A kolo_tcp.
     KOLO_KIND_TCP = 7,
+    /// A kolo_udp.
+    KOLO_KIND_UDP = 8,
     /// A kolo_local.
     KOLO_KIND_LOCAL = 9,
     /// A kolo_listener of the Unix domain.
@@ -58,8 +60,8 @@ pub unsafe extern "C" fn kolo_close(r#loop: *mut kolo_loop, handle: kolo_handle)
 }
 
 /// Sets the function that is called when the handle has closed, in place of the one that was set
-/// before; NULL for none. For streams and listeners it comes after the on_close of their handler
-/// table.
+/// before; NULL for none. For streams, listeners and UDP sockets it comes after the on_close of their
+/// handler table.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_on_close(
     r#loop: *mut kolo_loop,
@@ -98,7 +100,7 @@ pub unsafe extern "C" fn kolo_has_ref(r#loop: *mut kolo_loop, handle: kolo_handl
 
 /// Returns 1 if something can still happen on the handle by itself, else 0: a timer, a hook, a
 /// signal or a poll is started, a waker is open, a listener is not paused, a stream connects,
-/// reads or has writes queued.
+/// reads or has writes queued, a UDP socket receives or has datagrams queued.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_is_active(r#loop: *mut kolo_loop, handle: kolo_handle) -> c_int {
     with_loop(r#loop, |lp| lp.inner.is_active(id(handle)?))

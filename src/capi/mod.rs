@@ -54,4 +54,6 @@ pub mod timer;
 #[cfg(feature = "tty")]
 pub mod tty;
 pub mod types;
+#[cfg(feature = "net")]
+pub mod udp;
 pub mod work;

@@ -439,7 +439,7 @@ pub unsafe extern "C" fn kolo_stream_write_owned(
     })
 }
 
-fn payloads(buffers: &[kolo_buffer]) -> Result<Payloads> {
+pub(super) fn payloads(buffers: &[kolo_buffer]) -> Result<Payloads> {
     let mut total = 0_usize;
     for buffer in buffers {
         total = total.checked_add(buffer.len).ok_or(Code::EINVAL)?;

@@ -15,6 +15,8 @@ use super::listener::kolo_listener_handler;
 use super::registry;
 use super::stream::kolo_stream_handler;
 use super::tables::Tables;
+#[cfg(feature = "net")]
+use super::udp::kolo_udp_handler;
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
 use crate::remote::Remote;
@@ -26,6 +28,8 @@ pub struct kolo_loop {
     pub(super) streams: Tables<kolo_stream_handler>,
     #[cfg(any(feature = "net", feature = "local"))]
     pub(super) listeners: Tables<kolo_listener_handler>,
+    #[cfg(feature = "net")]
+    pub(super) udp: Tables<kolo_udp_handler>,
     /// The stream whose handler was called last, and that handler's user pointer: while it runs,
     /// the handler is out of its stream.
     pub(super) told: Cell<(u64, *mut c_void)>,
@@ -63,6 +67,8 @@ pub type kolo_listener = kolo_handle;
 pub type kolo_stream = kolo_handle;
 /// A TCP connection: a stream. All kolo_stream_ functions take it, and the kolo_tcp_ functions.
 pub type kolo_tcp = kolo_stream;
+/// A UDP socket.
+pub type kolo_udp = kolo_handle;
 /// A program that runs.
 pub type kolo_process = kolo_handle;
 /// Work under way on another thread: a handle that ends by itself.
@@ -87,6 +93,8 @@ impl kolo_loop {
             streams: Tables::new(),
             #[cfg(any(feature = "net", feature = "local"))]
             listeners: Tables::new(),
+            #[cfg(feature = "net")]
+            udp: Tables::new(),
             told: Cell::new((0, std::ptr::null_mut())),
             given: Cell::new(std::ptr::null_mut()),
             walks: Cell::new(0),

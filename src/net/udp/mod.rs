@@ -403,8 +403,11 @@ impl UdpSocket {
         slices: &[IoSlice<'_>],
         transmit: &Transmit,
     ) -> Result<Flow> {
+        let gathers = lp.gathers();
         let mut core = lp.core()?;
-        sending::send(&mut core, self.0, slices, transmit, lp.gathers())
+        with_few(slices, |slices| {
+            sending::send(&mut core, self.0, slices, transmit, gathers)
+        })
     }
 
     /// Sends memory without copying it, and calls `done` when the system has taken it, or with its
@@ -464,7 +467,10 @@ impl UdpSocket {
         slices: &[IoSlice<'_>],
         transmit: &Transmit,
     ) -> Result<()> {
-        sending::try_send(&mut *lp.core()?, self.0, slices, transmit)
+        let mut core = lp.core()?;
+        with_few(slices, |slices| {
+            sending::try_send(&mut core, self.0, slices, transmit)
+        })
     }
 
     /// Where the queue of datagrams to send is full and where it has drained, in bytes, and what
@@ -523,6 +529,27 @@ impl UdpSocket {
         let mut core = lp.core()?;
         run(state(&mut core.handles, self.0)?.source.socket()?)
     }
+}
+
+/// Pieces that the system takes as they are (Linux takes 1024, POSIX promises 16).
+const SLICES_MAX: usize = 16;
+
+/// Hands the pieces on, put together if there are too many.
+fn with_few<R>(
+    slices: &[IoSlice<'_>],
+    send: impl FnOnce(&[IoSlice<'_>]) -> Result<R>,
+) -> Result<R> {
+    if slices.len() <= SLICES_MAX {
+        return send(slices);
+    }
+    let mut whole = Vec::new();
+    for slice in slices {
+        if slice.len() > sys::datagrams::DATAGRAM_MAX - whole.len() {
+            return Err(Code::EMSGSIZE.into());
+        }
+        whole.extend_from_slice(slice);
+    }
+    send(&[IoSlice::new(&whole)])
 }
 
 /// A handle for a socket that is bound, or that somebody else made.

@@ -5,7 +5,7 @@ use std::io::IoSlice;
 use std::net::SocketAddr;
 
 use super::handler::DatagramError;
-use super::UdpSocket;
+use super::{UdpSocket, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::Loop;
 use crate::stream::Payloads;
@@ -26,9 +26,6 @@ pub(super) const SEGMENTED_MAX: usize = 65_000;
 
 /// Errors that wait to be told at most. Further ones are as many of the same, and are dropped.
 const ERRORS_MAX: usize = 64;
-
-/// Slices of one message: more than that are copied together.
-const SLICES_MAX: usize = 16;
 
 /// How much a socket queues: see [`UdpSocket::set_watermarks`].
 #[derive(Clone, Copy, PartialEq, Eq)]
