@@ -3,6 +3,7 @@
  * The tables below hold every function that takes a loop; a function added to the header belongs into one of them. */
 #include "harness.h"
 
+#include <net/if.h>
 #include <pty.h>
 #include <signal.h>
 #include <sys/socket.h>
@@ -149,6 +150,17 @@ static int call_adopt(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out);
 }
+static int call_udp_bind(kolo_loop *loop) {
+    kolo_udp out;
+    kolo_udp_handler handler = KOLO_UDP_HANDLER_INIT;
+    kolo_address any = loopback_v4(0);
+    return kolo_udp_bind(loop, &any, NULL, &handler, NULL, &out);
+}
+static int call_udp_adopt(kolo_loop *loop) {
+    kolo_udp out;
+    kolo_udp_handler handler = KOLO_UDP_HANDLER_INIT;
+    return kolo_udp_adopt(loop, spare_pair[0], NULL, &handler, NULL, &out);
+}
 static int call_tty_open(kolo_loop *loop) {
     kolo_tty out;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
@@ -203,6 +215,8 @@ static const loop_call loop_calls[] = {
     {"kolo_resolve", call_resolve},
     {"kolo_reverse", call_reverse},
     {"kolo_tcp_adopt", call_adopt},
+    {"kolo_udp_bind", call_udp_bind},
+    {"kolo_udp_adopt", call_udp_adopt},
     {"kolo_process_spawn", call_spawn},
     {"kolo_tty_open", call_tty_open},
 };
@@ -327,6 +341,85 @@ static int call_release(kolo_loop *loop, kolo_handle handle) {
     return result;
 }
 
+static int call_udp_attach(kolo_loop *loop, kolo_handle handle) {
+    kolo_udp_handler handler = KOLO_UDP_HANDLER_INIT;
+    return kolo_udp_attach(loop, handle, &handler, NULL);
+}
+static int call_udp_connect(kolo_loop *loop, kolo_handle handle) {
+    kolo_address peer = loopback_v4(9);
+    return kolo_udp_connect(loop, handle, &peer);
+}
+static int call_udp_send(kolo_loop *loop, kolo_handle handle) { return kolo_udp_send(loop, handle, "x", 1, NULL); }
+static int call_udp_send_with(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_send_with(loop, handle, NULL, 0, NULL);
+}
+static int call_udp_send_owned(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_send_owned(loop, handle, NULL, 0, NULL, NULL, NULL);
+}
+static int call_udp_try_send(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_udp_try_send(loop, handle, NULL, 0, NULL);
+    return result == KOLO_ECONNREFUSED ? KOLO_OK : result; /* nobody is there, and that is known by now */
+}
+static int call_udp_set_watermarks(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_watermarks(loop, handle, 1, 2, 1000);
+}
+static int call_udp_queued(kolo_loop *loop, kolo_handle handle) {
+    size_t bytes;
+    return kolo_udp_queued(loop, handle, &bytes);
+}
+static int call_udp_local(kolo_loop *loop, kolo_handle handle) {
+    kolo_address address;
+    return kolo_udp_local(loop, handle, &address);
+}
+static int call_udp_peer(kolo_loop *loop, kolo_handle handle) {
+    kolo_address address;
+    return kolo_udp_peer(loop, handle, &address);
+}
+static int call_udp_socket(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket;
+    return kolo_udp_socket(loop, handle, &socket);
+}
+static uint32_t loopback_interface(void) { return if_nametoindex("lo"); }
+static int call_udp_join(kolo_loop *loop, kolo_handle handle) {
+    kolo_address group;
+    CHECK_OK(kolo_address_parse("239.7.7.9", 0, &group));
+    return kolo_udp_join(loop, handle, &group, NULL, loopback_interface());
+}
+static int call_udp_leave(kolo_loop *loop, kolo_handle handle) {
+    kolo_address group;
+    CHECK_OK(kolo_address_parse("239.7.7.9", 0, &group));
+    return kolo_udp_leave(loop, handle, &group, NULL, loopback_interface());
+}
+static int call_udp_multicast_loop(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_multicast_loop(loop, handle, true);
+}
+static int call_udp_multicast_ttl(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_multicast_ttl(loop, handle, 1);
+}
+static int call_udp_multicast_interface(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_multicast_interface(loop, handle, 0);
+}
+static int call_udp_broadcast(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_broadcast(loop, handle, false);
+}
+static int call_udp_ttl(kolo_loop *loop, kolo_handle handle) { return kolo_udp_set_ttl(loop, handle, 64); }
+static int call_udp_tos(kolo_loop *loop, kolo_handle handle) { return kolo_udp_set_tos(loop, handle, 0); }
+static int call_udp_fragmentation(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_fragmentation(loop, handle, KOLO_FRAGMENTATION_SYSTEM);
+}
+static int call_udp_set_buffers(kolo_loop *loop, kolo_handle handle) {
+    return kolo_udp_set_buffers(loop, handle, 0, 0);
+}
+static int call_udp_buffers(kolo_loop *loop, kolo_handle handle) {
+    uint32_t send_bytes, receive_bytes;
+    return kolo_udp_buffers(loop, handle, &send_bytes, &receive_bytes);
+}
+static int call_udp_release(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket = -1;
+    int result = kolo_udp_release(loop, handle, &socket);
+    if (result == KOLO_OK) SYSTEM(close((int)socket));
+    return result;
+}
 static int call_process_kill(kolo_loop *loop, kolo_handle handle) { return kolo_process_kill(loop, handle, 0); }
 static int call_process_kill_group(kolo_loop *loop, kolo_handle handle) {
     return kolo_process_kill_group(loop, handle, 0);
@@ -386,6 +479,32 @@ static const handle_call handle_calls[] = {
     {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
     {"kolo_stream_reset", ANY_STREAM, kolo_stream_reset},
+    {"kolo_udp_attach", KOLO_KIND_UDP, call_udp_attach},
+    {"kolo_udp_connect", KOLO_KIND_UDP, call_udp_connect},
+    {"kolo_udp_receive_start", KOLO_KIND_UDP, kolo_udp_receive_start},
+    {"kolo_udp_receive_stop", KOLO_KIND_UDP, kolo_udp_receive_stop},
+    {"kolo_udp_send", KOLO_KIND_UDP, call_udp_send},
+    {"kolo_udp_send_with", KOLO_KIND_UDP, call_udp_send_with},
+    {"kolo_udp_send_owned", KOLO_KIND_UDP, call_udp_send_owned},
+    {"kolo_udp_try_send", KOLO_KIND_UDP, call_udp_try_send},
+    {"kolo_udp_set_watermarks", KOLO_KIND_UDP, call_udp_set_watermarks},
+    {"kolo_udp_queued", KOLO_KIND_UDP, call_udp_queued},
+    {"kolo_udp_local", KOLO_KIND_UDP, call_udp_local},
+    {"kolo_udp_peer", KOLO_KIND_UDP, call_udp_peer},
+    {"kolo_udp_socket", KOLO_KIND_UDP, call_udp_socket},
+    {"kolo_udp_join", KOLO_KIND_UDP, call_udp_join},
+    {"kolo_udp_leave", KOLO_KIND_UDP, call_udp_leave},
+    {"kolo_udp_set_multicast_loop", KOLO_KIND_UDP, call_udp_multicast_loop},
+    {"kolo_udp_set_multicast_ttl", KOLO_KIND_UDP, call_udp_multicast_ttl},
+    {"kolo_udp_set_multicast_interface", KOLO_KIND_UDP, call_udp_multicast_interface},
+    {"kolo_udp_set_broadcast", KOLO_KIND_UDP, call_udp_broadcast},
+    {"kolo_udp_set_ttl", KOLO_KIND_UDP, call_udp_ttl},
+    {"kolo_udp_set_tos", KOLO_KIND_UDP, call_udp_tos},
+    {"kolo_udp_set_fragmentation", KOLO_KIND_UDP, call_udp_fragmentation},
+    {"kolo_udp_set_buffers", KOLO_KIND_UDP, call_udp_set_buffers},
+    {"kolo_udp_buffers", KOLO_KIND_UDP, call_udp_buffers},
+    {"kolo_udp_disconnect", KOLO_KIND_UDP, kolo_udp_disconnect},
+    {"kolo_udp_release", KOLO_KIND_UDP, call_udp_release},
     {"kolo_process_id", KOLO_KIND_PROCESS, kolo_process_id},
     {"kolo_process_kill", KOLO_KIND_PROCESS, call_process_kill},
     {"kolo_process_kill_group", KOLO_KIND_PROCESS, call_process_kill_group},
@@ -425,9 +544,10 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 10 };
+enum { KINDS = 11 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
-                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_PROCESS,
+                                     KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_UDP,
+                                     KOLO_KIND_PROCESS,
                                      KOLO_KIND_REQUEST, KOLO_KIND_TTY};
 
 static int tcp_other_end = -1;
@@ -436,6 +556,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     kolo_handle handle = 0;
     kolo_listener_handler listening = KOLO_LISTENER_HANDLER_INIT;
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    kolo_udp_handler datagrams = KOLO_UDP_HANDLER_INIT;
     kolo_process_options program = sleep_options();
     kolo_address any = loopback_v4(0);
     int sockets[2];
@@ -453,6 +574,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
         break;
     case KOLO_KIND_TTY: CHECK_OK(kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &handle)); break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
+    case KOLO_KIND_UDP: CHECK_OK(kolo_udp_bind(loop, &any, NULL, &datagrams, NULL, &handle)); break;
     default:
         raw_pair(sockets);
         CHECK_OK(kolo_tcp_adopt(loop, sockets[0], &handler, NULL, &handle));
@@ -471,7 +593,8 @@ TEST(every_handle_call_succeeds_on_the_right_handle) {
             if (!is_for(handle_calls[i].kind, all_kinds[k])) continue;
             int result = handle_calls[i].call(loop, handle);
             if (result < 0) check_call(handle_calls[i].name, "right handle", result, KOLO_OK);
-            bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == kolo_stream_reset;
+            bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == call_udp_release ||
+                           handle_calls[i].call == kolo_stream_reset;
             if (ends_it) handle = open_kind(loop, all_kinds[k]);
         }
     }
