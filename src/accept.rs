@@ -313,7 +313,7 @@ fn reject_waiting(listener: &mut ListenerState) {
 }
 
 /// Closes an accepted stream that got no handler, also when `on_accept` unwinds.
-struct Unclaimed<'a>(&'a Loop, Id);
+pub(crate) struct Unclaimed<'a>(pub &'a Loop, pub Id);
 
 impl Drop for Unclaimed<'_> {
     fn drop(&mut self) {

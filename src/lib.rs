@@ -48,6 +48,8 @@ pub mod capi;
 mod driver;
 mod error;
 mod event_loop;
+#[cfg(feature = "net")]
+mod group;
 mod handles;
 mod hook;
 #[cfg(all(unix, feature = "local"))]
@@ -78,6 +80,8 @@ pub use accept::AcceptPolicy;
 pub use driver::Interest;
 pub use error::{Code, Error, Result};
 pub use event_loop::{Loop, RunMode, Task};
+#[cfg(feature = "net")]
+pub use group::{GroupOptions, LoopGroup};
 pub use handles::{Id, Kind};
 pub use hook::{Hook, HookKind};
 #[cfg(all(unix, feature = "local"))]

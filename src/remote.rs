@@ -286,16 +286,37 @@ impl Remote {
     /// [`post_capacity`](crate::LoopOptions::post_capacity); [`Code::ECANCELED`] when the loop
     /// is gone.
     pub fn post(&self, task: impl Task + Send) -> Result<()> {
+        self.post_within(self.mailbox.capacity, || Ok(task))
+    }
+
+    /// As [`Remote::post`], with a task that is made only when it will be taken: one that takes
+    /// something away from its owner. `make` must not post to the same loop.
+    #[cfg(feature = "net")]
+    pub(crate) fn post_made<T: Task + Send>(&self, make: impl FnOnce() -> Result<T>) -> Result<()> {
+        self.post_within(self.mailbox.capacity, make)
+    }
+
+    /// As [`Remote::post`], whatever the capacity: for the few posts of the library's own.
+    #[cfg(feature = "net")]
+    pub(crate) fn post_anyway(&self, task: impl Task + Send) -> Result<()> {
+        self.post_within(usize::MAX, || Ok(task))
+    }
+
+    fn post_within<T: Task + Send>(
+        &self,
+        capacity: usize,
+        make: impl FnOnce() -> Result<T>,
+    ) -> Result<()> {
         {
             let mut posts = self.mailbox.posts();
             if self.mailbox.ended.load(Ordering::Relaxed) {
                 return Err(Code::ECANCELED.into());
             }
             let taken = self.mailbox.taken.load(Ordering::Relaxed);
-            if posts.queue.len() + taken >= self.mailbox.capacity {
+            if posts.queue.len() + taken >= capacity {
                 return Err(Code::ENOBUFS.into());
             }
-            posts.queue.push_back(smallbox!(Some(task)));
+            posts.queue.push_back(smallbox!(Some(make()?)));
             self.mailbox
                 .waiting
                 .store(posts.queue.len(), Ordering::Relaxed);

@@ -296,6 +296,17 @@ static int call_request_cancel(kolo_loop *loop, kolo_handle handle) {
     int result = kolo_request_cancel(loop, handle);
     return result == KOLO_EBUSY ? KOLO_OK : result; /* the request was right, a thread has begun it */
 }
+static void no_move(kolo_loop *loop, kolo_tcp tcp, int status, void *user) {
+    (void)loop, (void)tcp, (void)status, (void)user;
+}
+static int call_move(kolo_loop *loop, kolo_handle handle) {
+    kolo_remote *remote = NULL;
+    int result = kolo_loop_remote(loop, &remote);
+    if (result < 0) return result;
+    result = kolo_tcp_move(loop, handle, remote, no_move, NULL);
+    kolo_remote_release(remote);
+    return result;
+}
 static int call_listener_address(kolo_loop *loop, kolo_handle handle) {
     kolo_address address;
     return kolo_listener_address(loop, handle, &address);
@@ -478,6 +489,7 @@ static const handle_call handle_calls[] = {
     {"kolo_tty_on_resize", KOLO_KIND_TTY, call_tty_on_resize},
     {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
+    {"kolo_tcp_move", KOLO_KIND_TCP, call_move},
     {"kolo_stream_reset", ANY_STREAM, kolo_stream_reset},
     {"kolo_udp_attach", KOLO_KIND_UDP, call_udp_attach},
     {"kolo_udp_connect", KOLO_KIND_UDP, call_udp_connect},
@@ -594,6 +606,7 @@ TEST(every_handle_call_succeeds_on_the_right_handle) {
             int result = handle_calls[i].call(loop, handle);
             if (result < 0) check_call(handle_calls[i].name, "right handle", result, KOLO_OK);
             bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == call_udp_release ||
+                           handle_calls[i].call == call_move ||
                            handle_calls[i].call == kolo_stream_reset;
             if (ends_it) handle = open_kind(loop, all_kinds[k]);
         }

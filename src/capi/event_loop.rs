@@ -153,7 +153,7 @@ pub unsafe extern "C" fn kolo_loop_new(
 /// # Safety
 ///
 /// `driver` is NULL or a C string.
-unsafe fn loop_options(given: &kolo_loop_options) -> Result<LoopOptions> {
+pub(super) unsafe fn loop_options(given: &kolo_loop_options) -> Result<LoopOptions> {
     let mut options = LoopOptions::default();
     if !given.driver.is_null() {
         // SAFETY: promised by the caller.
@@ -188,7 +188,7 @@ unsafe fn loop_options(given: &kolo_loop_options) -> Result<LoopOptions> {
 /// pointer returns KOLO_EBADF, as long as no new loop was made at the same address. Remotes of the
 /// loop stay valid and answer KOLO_ECANCELED.
 ///
-/// Errors: KOLO_EBUSY inside a callback of this loop.
+/// Errors: KOLO_EBUSY inside a callback of this loop, and for a loop of a group.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_free(r#loop: *mut kolo_loop) -> c_int {
     guard(|| {

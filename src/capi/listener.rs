@@ -170,8 +170,16 @@ pub(super) unsafe fn adapter(
     user: *mut c_void,
 ) -> Result<Box<Adapter>> {
     // SAFETY: promised by the caller.
-    let table = lp.listeners.share(unsafe { sized::read(handler)? });
-    Ok(Box::new(Adapter { table, user }))
+    Ok(adapter_of(lp, unsafe { sized::read(handler)? }, user))
+}
+
+pub(super) fn adapter_of(
+    lp: &kolo_loop,
+    table: kolo_listener_handler,
+    user: *mut c_void,
+) -> Box<Adapter> {
+    let table = lp.listeners.share(table);
+    Box::new(Adapter { table, user })
 }
 
 /// A number of bytes, or the system's choice.
@@ -211,7 +219,7 @@ pub(super) fn pauses(
 }
 
 #[cfg(feature = "net")]
-fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
+pub(super) fn listen_options(given: &kolo_listen_options) -> Result<ListenOptions> {
     let defaults = ListenOptions::default();
     let or = |number: u32, default: u32| bytes(number).unwrap_or(default);
     let (retry_min, retry_max) = pauses(

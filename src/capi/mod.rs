@@ -31,6 +31,8 @@ mod tables;
 pub mod address;
 pub mod error;
 pub mod event_loop;
+#[cfg(feature = "net")]
+pub mod group;
 pub mod handle;
 pub mod hook;
 #[cfg(any(feature = "net", feature = "local"))]

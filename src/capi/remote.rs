@@ -25,13 +25,13 @@ pub type kolo_waker_cb =
 
 /// A remote with one reference, which is C's. Counted by hand and not by an `Arc`, whose pointers
 /// refer into their block of memory: leak checkers would have doubts about those that C holds.
-fn give(inner: Remote) -> *mut kolo_remote {
+pub(super) fn give(inner: Remote) -> *mut kolo_remote {
     let references = AtomicUsize::new(1);
     Box::into_raw(Box::new(kolo_remote { inner, references }))
 }
 
 /// The remote behind a pointer of C's, which holds a reference during the call.
-fn remote<'a>(at: *mut kolo_remote) -> Result<&'a kolo_remote> {
+pub(super) fn remote<'a>(at: *mut kolo_remote) -> Result<&'a kolo_remote> {
     // SAFETY: NULL, or a pointer that `give` made and that the caller holds a reference to.
     unsafe { at.as_ref() }.ok_or(Code::EINVAL.into())
 }

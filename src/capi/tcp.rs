@@ -8,13 +8,15 @@ use std::mem::offset_of;
 use std::time::Duration;
 
 use super::address::{kolo_address, kolo_family, socket_address};
-use super::boundary::{c_bool, id, slice, with_loop, Out};
+use super::boundary::{c_bool, id, needed, number, pointer, slice, with_loop, Callback, Out};
 use super::listener::{bytes, give_back};
 use super::poll::{descriptor, socket};
+use super::remote::remote;
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
-use super::types::{kolo_loop, kolo_socket, kolo_tcp};
+use super::types::{kolo_loop, kolo_remote, kolo_socket, kolo_tcp};
 use crate::error::{Code, Result};
+use crate::event_loop::Loop;
 use crate::net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 use crate::sys;
 
@@ -218,6 +220,54 @@ pub unsafe extern "C" fn kolo_tcp_release(
         let released = self::tcp(tcp)?.release(&lp.inner)?;
         out.set(socket(sys::give_socket(released)));
         Ok(())
+    })
+}
+
+/// A connection has moved to this loop, and is a new stream here: attach a handler, or it is closed.
+/// `status` is 0; or, with `tcp` 0, KOLO_ECANCELED if the loop is being freed, and KOLO_ENOBUFS if
+/// it holds as many handles as it can: then the connection is closed.
+pub type kolo_move_cb = Option<
+    unsafe extern "C" fn(r#loop: *mut kolo_loop, tcp: kolo_tcp, status: c_int, user: *mut c_void),
+>;
+
+/// A callback that goes to another loop's thread.
+struct Moved(Callback<unsafe extern "C" fn(*mut kolo_loop, kolo_tcp, c_int, *mut c_void)>);
+
+// SAFETY: whoever moves a connection says so: what `user` points to is used on the other thread.
+unsafe impl Send for Moved {}
+
+impl Moved {
+    fn tell(self, lp: &Loop, outcome: Result<TcpStream>) {
+        let (tcp, status) = match outcome {
+            Ok(tcp) => (tcp.id().to_raw(), 0),
+            Err(error) => (0, number(error)),
+        };
+        // SAFETY: the user's function, with what it asked for.
+        unsafe { (self.0.call)(pointer(lp), tcp, status, self.0.user) }
+    }
+}
+
+/// Moves a connection to another loop, that of `remote`, on whose thread `arrived` is then called,
+/// once. Here the handle closes, and its on_close comes as ever. Nothing is lost: bytes that were
+/// not read here are read there. Timeouts, watermarks and the socket's options move with it.
+///
+/// Errors, after which the stream is here as it was: KOLO_EINVAL if `remote` or `arrived` is NULL;
+/// KOLO_EBUSY while writes are queued, or while the connection is being made; KOLO_EPIPE after
+/// kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke; KOLO_ENOBUFS if as many posts wait
+/// there as may; KOLO_ECANCELED if that loop is gone.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_tcp_move(
+    r#loop: *mut kolo_loop,
+    tcp: kolo_tcp,
+    remote: *mut kolo_remote,
+    arrived: kolo_move_cb,
+    user: *mut c_void,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        let call = needed(arrived)?;
+        let to = &self::remote(remote)?.inner;
+        let moved = Moved(Callback { call, user });
+        self::tcp(tcp)?.move_to(&lp.inner, to, move |lp, outcome| moved.tell(lp, outcome))
     })
 }
 

@@ -38,6 +38,8 @@ pub struct kolo_loop {
     /// Walks under way.
     walks: Cell<u32>,
     freeing: Cell<bool>,
+    /// It is a group's: not the program's to free.
+    pub(super) hosted: Cell<bool>,
 }
 
 /// What other threads hold of a loop: see kolo_remote_post and kolo_remote_wake. It is counted
@@ -81,6 +83,8 @@ pub type kolo_local = kolo_stream;
 pub type kolo_pipe = kolo_stream;
 /// A terminal: a stream. All kolo_stream_ functions take it, and the kolo_tty_ functions.
 pub type kolo_tty = kolo_stream;
+/// The number of a group of loops. It belongs to no loop; 0 is never one.
+pub type kolo_group = u64;
 /// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
 pub type kolo_socket = intptr_t;
 
@@ -99,6 +103,7 @@ impl kolo_loop {
             given: Cell::new(std::ptr::null_mut()),
             walks: Cell::new(0),
             freeing: Cell::new(false),
+            hosted: Cell::new(false),
         }));
         // SAFETY: just made.
         unsafe { &*at }.inner.set_embedder(at.cast());
@@ -113,7 +118,8 @@ impl kolo_loop {
     /// An error while one of the loop's functions is on the stack that must not be called from
     /// its own callbacks.
     pub(super) fn check_idle(&self) -> Result<()> {
-        if self.inner.is_running() || self.walks.get() > 0 || self.freeing.get() {
+        let busy = self.walks.get() > 0 || self.freeing.get() || self.hosted.get();
+        if busy || self.inner.is_running() {
             return Err(Code::EBUSY.into());
         }
         Ok(())

@@ -234,7 +234,7 @@ impl TcpListener {
     }
 }
 
-fn open(
+pub(crate) fn open(
     lp: &Loop,
     source: Source,
     options: &ListenOptions,
@@ -243,7 +243,7 @@ fn open(
     accept::open(lp, source, Kind::Listener, options.accepting(), handler).map(TcpListener)
 }
 
-fn socket_at(address: &SocketAddr, options: &ListenOptions) -> Result<Socket> {
+pub(crate) fn socket_at(address: &SocketAddr, options: &ListenOptions) -> Result<Socket> {
     let socket = sys::tcp_socket(Domain::for_address(*address))?;
     if address.is_ipv6() {
         socket.set_only_v6(options.ipv6_only)?;

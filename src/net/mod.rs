@@ -2,6 +2,7 @@
 
 pub(crate) mod connecting;
 pub(crate) mod listener;
+mod moving;
 mod race;
 pub(crate) mod tcp;
 pub(crate) mod udp;

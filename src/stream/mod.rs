@@ -376,6 +376,38 @@ impl Stream {
         Ok(object)
     }
 
+    /// What moves with the stream to another loop.
+    ///
+    /// Errors: [`Code::EPIPE`] when no more writes are taken, [`Code::ENOTCONN`] when the connection
+    /// broke, [`Code::EBADF`] for a closed stream.
+    #[cfg(feature = "net")]
+    pub(crate) fn settings(self, lp: &Loop) -> Result<StreamSettings> {
+        let mut core = lp.core()?;
+        let stream = state(&mut core.handles, self.0)?;
+        if stream.status.contains(Status::FAILED) {
+            return Err(Code::ENOTCONN.into());
+        }
+        if stream.status.contains(Status::SHUTTING) {
+            return Err(Code::EPIPE.into());
+        }
+        Ok(StreamSettings {
+            read_idle: stream.read_idle,
+            write_stall: stream.write_stall,
+            marks: stream.marks(),
+        })
+    }
+
+    #[cfg(feature = "net")]
+    pub(crate) fn set_settings(self, lp: &Loop, settings: StreamSettings) -> Result<()> {
+        let StreamSettings {
+            read_idle,
+            write_stall,
+            marks: Watermarks { low, high, limit },
+        } = settings;
+        self.set_watermarks(lp, low, high, limit)?;
+        self.set_timeouts_ns(lp, read_idle, write_stall)
+    }
+
     /// Bytes that were written and not yet taken by the system.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
@@ -384,6 +416,15 @@ impl Stream {
         let gathered = core.gathered.length_of(self.0);
         Ok(state(&mut core.handles, self.0)?.queued() + gathered)
     }
+}
+
+/// What was set for a stream, and moves with it.
+#[cfg(feature = "net")]
+#[derive(Clone, Copy)]
+pub(crate) struct StreamSettings {
+    read_idle: u64,
+    write_stall: u64,
+    marks: Watermarks,
 }
 
 /// Names an owned write of a stream: see [`Stream::write_owned`].
