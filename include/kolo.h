@@ -7,13 +7,8 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
-<<<<<<< HEAD
- * the system; streams; TCP; names; listening; UDP; Unix-domain sockets; pipes; child processes;
- * terminals; initialisers.
-=======
- * the system; streams; TCP; names; listening; many loops; Unix-domain sockets; pipes; child
+ * the system; streams; TCP; names; listening; many loops; UDP; Unix-domain sockets; pipes; child
  * processes; terminals; initialisers.
->>>>>>> 360cbb5 (Groups of loops behind one address, and connections that move between loops)
  *
  *
  * An echo server
@@ -2406,7 +2401,114 @@ int kolo_listener_pause(kolo_loop *loop,
 /** Accepts again. Not paused: that is no error. */
 int kolo_listener_resume(kolo_loop *loop, kolo_listener listener);
 
-<<<<<<< HEAD
+/* Many loops =====================================================================================
+ *
+ * A group is a number of loops, each on a thread of its own, behind one address: each listens
+ * there, with a socket of its own where the system spreads connections over such sockets
+ * (SO_REUSEPORT, Linux), else with a copy of one. A loop that accepts a connection while another
+ * has clearly less to do hands it on, so that all have about as many.
+ *
+ * A group's functions may be called from any thread. Callbacks run on the threads of the group's
+ * loops, several at a time: what they share is for the program to protect.
+ */
+
+/**
+ * A loop of a group begins: called on its thread, with its number, from 0 on. A negative error
+ * stops the group before it has begun, and is returned by kolo_group_start; anything else is
+ * success.
+ */
+typedef int (*kolo_group_start_cb)(kolo_loop *loop, uint32_t index, void *user);
+
+/**
+ * A loop of a group is asked to stop, and its listeners of the group are closed: called on its
+ * thread, once. The place to finish what is still open.
+ */
+typedef void (*kolo_group_stop_cb)(kolo_loop *loop, uint32_t index, void *user);
+
+/** How a group is made. Begin with KOLO_GROUP_OPTIONS_INIT; a member that is zero means its default. */
+typedef struct kolo_group_options {
+    /** sizeof(kolo_group_options), set by KOLO_GROUP_OPTIONS_INIT. */
+    size_t size;
+    /** How each loop is made: see kolo_loop_new. Read during the call. NULL: with the defaults. */
+    const kolo_loop_options *loop_options;
+    /** Called on each loop's thread before the loop runs. May be NULL. */
+    kolo_group_start_cb on_start;
+    /** Called on each loop's thread when the group is asked to stop. May be NULL. */
+    kolo_group_stop_cb on_stop;
+    /** What both get as their last argument. */
+    void *user;
+    /** How many loops. Default: as many as processors are to be had. */
+    uint32_t loops;
+    /**
+     * 1: listen with copies of one socket also where the system could spread connections over
+     * several.
+     */
+    uint32_t share_socket;
+} kolo_group_options;
+
+/**
+ * Starts a group: its loops run when this returns. `options` may be NULL for the defaults. Do not
+ * free its loops (KOLO_EBUSY); kolo_loop_stop ends one of them alone.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL, and for options of a wrong size; those of kolo_loop_new;
+ * KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its loops is there any more.
+ */
+int kolo_group_start(const kolo_group_options *options, kolo_group *out);
+
+/**
+ * How many loops a group has.
+ *
+ * Errors: KOLO_EBADF for a group that was joined, or never was.
+ */
+int kolo_group_count(kolo_group group);
+
+/**
+ * Makes a remote of one of a group's loops, with which functions can be posted to it: see
+ * kolo_loop_remote.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL, and for a number of a loop that there is not; KOLO_EBADF for
+ * a group that was joined, or never was.
+ */
+int kolo_group_remote(kolo_group group,
+                      uint32_t index,
+                      kolo_remote **out);
+
+/**
+ * Listens at an address, on every loop of a group. With port 0 the system chooses one. `options`
+ * may be NULL for the defaults. `out_address`, unless it is NULL, gets the address.
+ *
+ * The handler's callbacks come on the thread of the loop that accepted the connection, or that it
+ * was handed to. The listeners close when the group stops.
+ *
+ * Errors: as kolo_tcp_listen; KOLO_EBADF for a group that was joined, or never was; KOLO_EDEADLK on
+ * a thread of a group, which would wait for itself; KOLO_ECANCELED if the group has stopped. If one
+ * loop cannot listen, none does.
+ */
+int kolo_group_listen(kolo_group group,
+                      const kolo_address *address,
+                      const kolo_listen_options *options,
+                      const kolo_listener_handler *handler,
+                      void *user,
+                      kolo_address *out_address);
+
+/**
+ * Stops a group in an orderly way, and does not wait: its listeners close, on_stop is called on
+ * each loop, and each loop runs on until nothing keeps it alive, or `grace_ns` nanoseconds are
+ * over, after which what is still open is closed. Again: the shorter time counts.
+ *
+ * Errors: KOLO_EBADF for a group that was joined, or never was.
+ */
+int kolo_group_stop(kolo_group group, uint64_t grace_ns);
+
+/**
+ * Waits until all loops of a group have ended, which takes a kolo_group_stop, and frees the group:
+ * its number is dead.
+ *
+ * Errors: KOLO_EBADF for a group that was joined, or never was; KOLO_EDEADLK on a thread of a
+ * group; KOLO_EPANIC if a bug inside kolo ended it.
+ */
+int kolo_group_join(kolo_group group);
+
 /* UDP ============================================================================================
  *
  * A UDP socket sends and receives datagrams: each arrives whole, once or not at all, in any order.
@@ -2912,115 +3014,6 @@ int kolo_udp_set_buffers(kolo_loop *loop,
  * Errors: KOLO_EINVAL if either pointer is NULL.
  */
 int kolo_udp_buffers(kolo_loop *loop, kolo_udp udp, uint32_t *send_bytes, uint32_t *receive_bytes);
-=======
-/* Many loops =====================================================================================
- *
- * A group is a number of loops, each on a thread of its own, behind one address: each listens
- * there, with a socket of its own where the system spreads connections over such sockets
- * (SO_REUSEPORT, Linux), else with a copy of one. A loop that accepts a connection while another
- * has clearly less to do hands it on, so that all have about as many.
- *
- * A group's functions may be called from any thread. Callbacks run on the threads of the group's
- * loops, several at a time: what they share is for the program to protect.
- */
-
-/**
- * A loop of a group begins: called on its thread, with its number, from 0 on. A negative error
- * stops the group before it has begun, and is returned by kolo_group_start; anything else is
- * success.
- */
-typedef int (*kolo_group_start_cb)(kolo_loop *loop, uint32_t index, void *user);
-
-/**
- * A loop of a group is asked to stop, and its listeners of the group are closed: called on its
- * thread, once. The place to finish what is still open.
- */
-typedef void (*kolo_group_stop_cb)(kolo_loop *loop, uint32_t index, void *user);
-
-/** How a group is made. Begin with KOLO_GROUP_OPTIONS_INIT; a member that is zero means its default. */
-typedef struct kolo_group_options {
-    /** sizeof(kolo_group_options), set by KOLO_GROUP_OPTIONS_INIT. */
-    size_t size;
-    /** How each loop is made: see kolo_loop_new. Read during the call. NULL: with the defaults. */
-    const kolo_loop_options *loop_options;
-    /** Called on each loop's thread before the loop runs. May be NULL. */
-    kolo_group_start_cb on_start;
-    /** Called on each loop's thread when the group is asked to stop. May be NULL. */
-    kolo_group_stop_cb on_stop;
-    /** What both get as their last argument. */
-    void *user;
-    /** How many loops. Default: as many as processors are to be had. */
-    uint32_t loops;
-    /**
-     * 1: listen with copies of one socket also where the system could spread connections over
-     * several.
-     */
-    uint32_t share_socket;
-} kolo_group_options;
-
-/**
- * Starts a group: its loops run when this returns. `options` may be NULL for the defaults. Do not
- * free its loops (KOLO_EBUSY); kolo_loop_stop ends one of them alone.
- *
- * Errors: KOLO_EINVAL if `out` is NULL, and for options of a wrong size; those of kolo_loop_new;
- * KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its loops is there any more.
- */
-int kolo_group_start(const kolo_group_options *options, kolo_group *out);
-
-/**
- * How many loops a group has.
- *
- * Errors: KOLO_EBADF for a group that was joined, or never was.
- */
-int kolo_group_count(kolo_group group);
-
-/**
- * Makes a remote of one of a group's loops, with which functions can be posted to it: see
- * kolo_loop_remote.
- *
- * Errors: KOLO_EINVAL if `out` is NULL, and for a number of a loop that there is not; KOLO_EBADF for
- * a group that was joined, or never was.
- */
-int kolo_group_remote(kolo_group group,
-                      uint32_t index,
-                      kolo_remote **out);
-
-/**
- * Listens at an address, on every loop of a group. With port 0 the system chooses one. `options`
- * may be NULL for the defaults. `out_address`, unless it is NULL, gets the address.
- *
- * The handler's callbacks come on the thread of the loop that accepted the connection, or that it
- * was handed to. The listeners close when the group stops.
- *
- * Errors: as kolo_tcp_listen; KOLO_EBADF for a group that was joined, or never was; KOLO_EDEADLK on
- * a thread of a group, which would wait for itself; KOLO_ECANCELED if the group has stopped. If one
- * loop cannot listen, none does.
- */
-int kolo_group_listen(kolo_group group,
-                      const kolo_address *address,
-                      const kolo_listen_options *options,
-                      const kolo_listener_handler *handler,
-                      void *user,
-                      kolo_address *out_address);
-
-/**
- * Stops a group in an orderly way, and does not wait: its listeners close, on_stop is called on
- * each loop, and each loop runs on until nothing keeps it alive, or `grace_ns` nanoseconds are
- * over, after which what is still open is closed. Again: the shorter time counts.
- *
- * Errors: KOLO_EBADF for a group that was joined, or never was.
- */
-int kolo_group_stop(kolo_group group, uint64_t grace_ns);
-
-/**
- * Waits until all loops of a group have ended, which takes a kolo_group_stop, and frees the group:
- * its number is dead.
- *
- * Errors: KOLO_EBADF for a group that was joined, or never was; KOLO_EDEADLK on a thread of a
- * group; KOLO_EPANIC if a bug inside kolo ended it.
- */
-int kolo_group_join(kolo_group group);
->>>>>>> 360cbb5 (Groups of loops behind one address, and connections that move between loops)
 
 /* Unix-domain sockets ============================================================================
  *

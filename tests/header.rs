@@ -251,10 +251,12 @@ fn the_headers_example_compiles() {
             )
         })
         .collect();
-    // Every struct that may grow has one.
-    let sized = header.matches("\n    size_t size;").count();
-    assert_eq!(initialised.lines().count(), sized);
-    assert!(sized > 10, "{sized}");
+    // Those that may grow have one, but for what only kolo fills in.
+    let (count, sized) = (
+        initialised.lines().count(),
+        header.matches("\n    size_t size;").count(),
+    );
+    assert!(count > 10 && count <= sized, "{count} of {sized}");
 
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("header");
     fs::create_dir_all(&folder).unwrap();
