@@ -8,7 +8,7 @@
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
  * the system; streams; TCP; names; listening; many loops; UDP; Unix-domain sockets; pipes; child
- * processes; terminals; initialisers.
+ * processes; terminals; watching files and folders; initialisers.
  *
  *
  * An echo server
@@ -172,6 +172,9 @@ typedef kolo_handle kolo_process;
 
 /** Work under way on another thread: a handle that ends by itself. */
 typedef kolo_handle kolo_request;
+
+/** A watched file or folder. */
+typedef kolo_handle kolo_watch;
 
 /** The number of a pool of threads. It belongs to no loop; 0 is never one. */
 typedef uint64_t kolo_pool;
@@ -782,6 +785,8 @@ typedef enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /** A kolo_request. */
     KOLO_KIND_REQUEST = 13,
+    /** A kolo_watch. */
+    KOLO_KIND_WATCH = 15,
     /** A kolo_tty. */
     KOLO_KIND_TTY = 16,
 } kolo_kind;
@@ -3897,6 +3902,166 @@ int kolo_tty_window_size(kolo_loop *loop, kolo_tty tty, kolo_window_size *out);
  */
 int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, void *user);
 
+/* Watching files and folders =====================================================================
+ *
+ * A watch tells of changes to a file, or to a folder and what is in it. What is watched is a path:
+ * when its file is replaced, as editors do it, or removed and made again, the watch goes on with
+ * what is there then. A symbolic link is followed; those below a watched folder are not. Events come
+ * in the order in which things happened, and nothing is lost in silence: see KOLO_WATCH_OVERFLOW.
+ *
+ * Linux uses inotify(7): one descriptor for all watches of a loop, no thread. Each watched folder
+ * takes one of fs.inotify.max_user_watches, and each loop that watches one of
+ * fs.inotify.max_user_instances. The kernel does not tell what is written through memory mappings,
+ * nor what another machine does to a shared file system: for that, and for files that the system
+ * makes up (/proc, /sys), a watch can look again and again (`poll_ns`). Other systems tell by
+ * FSEvents, kqueue or ReadDirectoryChangesW, less exactly: renames may be told as removed and
+ * created, and a path that is removed and made again may not be found again.
+ */
+
+/**
+ * What can happen to what is watched. An event is exactly one of them; several, combined with |,
+ * say which are asked for.
+ */
+typedef enum kolo_watch_change {
+    /**
+     * A name has got a file or folder: made, moved here from outside of what is watched, or put in
+     * the place of another. A folder that appears in one that is watched recursively is told with
+     * all that is in it. With an empty path: what is watched is there (again), or another file has
+     * taken its place, as editors save.
+     */
+    KOLO_WATCH_CREATED = 1,
+    /**
+     * The contents of a file changed. One event stands for all writes until it is told. It is no
+     * promise that the writer is done.
+     */
+    KOLO_WATCH_MODIFIED = 2,
+    /** Attributes changed: permissions, owner, times. */
+    KOLO_WATCH_METADATA = 4,
+    /**
+     * A name is gone: removed, or moved to outside of what is watched, then with all that was in
+     * it. With an empty path: what is watched is gone. The watch goes on, and tells when it is there
+     * again.
+     */
+    KOLO_WATCH_REMOVED = 8,
+    /**
+     * A file or folder has got another name inside of what is watched; a file that had the new name
+     * before is gone. Where this is not asked for it is told as removed and created.
+     */
+    KOLO_WATCH_RENAMED = 16,
+    /**
+     * Changes were lost: look at everything anew. Told in any case, when everything is watched
+     * again. Also told once after kolo_loop_fork.
+     */
+    KOLO_WATCH_OVERFLOW = 32,
+    /** A file or folder cannot be watched or read: see `error`. The rest goes on. Told in any case. */
+    KOLO_WATCH_ERROR = 64,
+    /**
+     * Everything is watched from now on. Told once. What happens below the folders in a watched
+     * folder may be missed before.
+     */
+    KOLO_WATCH_READY = 128,
+} kolo_watch_change;
+
+/**
+ * How a path is watched. Begin with KOLO_WATCH_OPTIONS_INIT; a member that is zero means its
+ * default.
+ */
+typedef struct kolo_watch_options {
+    /** sizeof(kolo_watch_options), set by KOLO_WATCH_OPTIONS_INIT. */
+    size_t size;
+    /**
+     * What is told, of kolo_watch_change. What nobody asks for the system is not asked for: without
+     * KOLO_WATCH_MODIFIED a busy log file costs nothing. Default: everything.
+     */
+    uint32_t changes;
+    /**
+     * A folder is watched with all folders below it, also those that come later. Default: only what
+     * is in the folder itself.
+     */
+    bool recursive;
+    /**
+     * The system is not asked: it is looked again and again, on a thread of the loop's pool, with so
+     * much time in between, at least a millisecond. The next look begins only after the last has
+     * ended. Default: the system is asked.
+     */
+    uint64_t poll_ns;
+} kolo_watch_options;
+
+/** What a polling watch knows of a file. */
+typedef struct kolo_watch_state {
+    /** Its length in bytes. */
+    uint64_t bytes;
+    /** When its contents were last modified: nanoseconds since 1970, negative before. */
+    int64_t modified_ns;
+    /** Its number in its file system; 0 on Windows. */
+    uint64_t inode;
+    /** Its type and permissions as stat(2) has them; on Windows 1 if it can be written, or 0. */
+    uint32_t mode;
+} kolo_watch_state;
+
+/** An event, there until the callback returns. Later versions may have more at its end. */
+typedef struct kolo_watch_event {
+    /** What this library knows of it, in bytes. */
+    size_t size;
+    /** What happened: one of kolo_watch_change. */
+    int change;
+    /** KOLO_WATCH_ERROR: why; otherwise 0. */
+    int error;
+    /**
+     * What it happened to, relative to what is watched, and empty for what is watched itself; with
+     * the new name if it was renamed. Never NULL, ends with a NUL. Bytes as the file system has
+     * them, which need not be UTF-8; on Windows UTF-8.
+     */
+    const char *path;
+    /** Its length without the NUL. */
+    size_t path_length;
+    /** KOLO_WATCH_RENAMED: the former name, in the same way; otherwise NULL. */
+    const char *from;
+    /** Its length without the NUL. */
+    size_t from_length;
+    /** What it was, for a watch that polls and if there was something; otherwise NULL. */
+    const kolo_watch_state *before;
+    /** What it is, for a watch that polls and if there is something; otherwise NULL. */
+    const kolo_watch_state *after;
+    /** It happened to a folder. A symbolic link is none, wherever it leads. */
+    bool is_directory;
+} kolo_watch_event;
+
+/** Something happened. */
+typedef void (*kolo_watch_cb)(kolo_loop *loop,
+                              kolo_watch watch,
+                              const kolo_watch_event *event,
+                              void *user);
+
+/**
+ * Watches what is at `path` from now on; a relative one counts from the current folder as it is
+ * now. What happens to it, and to the names in it if it is a folder, is told from this call on (by a
+ * watch that polls a folder: from KOLO_WATCH_READY on). The folders below are watched in the turns
+ * that follow, so that opening is quick, however many they are. `options` may be NULL for the
+ * defaults. The watch holds the loop until it is closed: see kolo_unref.
+ *
+ * Errors: KOLO_EINVAL if `path`, `cb` or `out` is NULL, for an empty path, unknown changes, and
+ * options of a wrong size; KOLO_ENOENT, KOLO_EACCES, KOLO_ENOTDIR, KOLO_ELOOP and the like if there
+ * is nothing at the path or it must not be read; KOLO_ENOSPC if fs.inotify.max_user_watches is
+ * reached, KOLO_EMFILE if fs.inotify.max_user_instances is, or descriptors are short; KOLO_EAGAIN
+ * and KOLO_ENOBUFS if the pool has no thread or no room for a watch that polls; KOLO_ENOBUFS if the
+ * loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ */
+int kolo_watch_open(kolo_loop *loop,
+                    const char *path,
+                    const kolo_watch_options *options,
+                    kolo_watch_cb cb,
+                    void *user,
+                    kolo_watch *out);
+
+/**
+ * Writes the path that is watched, made absolute, and a NUL into `path`, which has room for
+ * `capacity` bytes; returns its length.
+ *
+ * Errors: KOLO_EINVAL if `path` is NULL; KOLO_ENOBUFS if it does not fit.
+ */
+int kolo_watch_path(kolo_loop *loop, kolo_watch watch, char *path, size_t capacity);
+
 #ifdef __cplusplus
 }
 #endif
@@ -3934,6 +4099,7 @@ int kolo_tty_on_resize(kolo_loop *loop, kolo_tty tty, kolo_tty_resize_cb cb, voi
 #define KOLO_PROCESS_OPTIONS_INIT \
     { sizeof(kolo_process_options), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, \
       0, 0, false, false, false, false, false, false, false, false }
+#define KOLO_WATCH_OPTIONS_INIT { sizeof(kolo_watch_options), 0, false, 0 }
 #define KOLO_RESOURCE_USAGE_INIT { sizeof(kolo_resource_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 
 #endif /* KOLO_H */

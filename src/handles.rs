@@ -28,6 +28,8 @@ use crate::stream::StreamState;
 use crate::sys::fork::ForkLock;
 use crate::timer::TimerState;
 use crate::timers::TimerKey;
+#[cfg(feature = "watch")]
+use crate::watch::WatchState;
 
 /// The number that names a handle, on every side of every API.
 ///
@@ -145,6 +147,8 @@ pub enum Kind {
     Process = 12,
     /// A [`Request`](crate::Request).
     Request = 13,
+    /// A [`Watch`](crate::Watch).
+    Watch = 15,
     /// A terminal.
     Tty = 16,
 }
@@ -181,6 +185,8 @@ pub(crate) enum Body {
     #[cfg(all(unix, feature = "process"))]
     Process(Box<ProcessState>),
     Request(Box<RequestState>),
+    #[cfg(feature = "watch")]
+    Watch(Box<WatchState>),
     /// The loop's own: see `net::connecting`.
     #[cfg(feature = "net")]
     Attempt(Box<Attempt>),
@@ -209,6 +215,8 @@ impl Entry {
             #[cfg(all(unix, feature = "process"))]
             Body::Process(_) => Kind::Process,
             Body::Request(_) => Kind::Request,
+            #[cfg(feature = "watch")]
+            Body::Watch(_) => Kind::Watch,
             #[cfg(feature = "net")]
             Body::Attempt(_) => Kind::Tcp,
         }

@@ -74,6 +74,8 @@ mod timer;
 mod timers;
 #[cfg(all(unix, feature = "tty"))]
 mod tty;
+#[cfg(feature = "watch")]
+mod watch;
 
 #[cfg(any(feature = "net", all(unix, feature = "local")))]
 pub use accept::AcceptPolicy;
@@ -118,3 +120,5 @@ pub use sys::RawSocket;
 pub use timer::Timer;
 #[cfg(all(unix, feature = "tty"))]
 pub use tty::{Tty, TtyMode, WindowSize};
+#[cfg(feature = "watch")]
+pub use watch::{Change, FileState, Watch, WatchEvent, WatchOptions};

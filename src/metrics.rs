@@ -189,6 +189,8 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Request(request) => {
             let _ = write!(line, " {}", request.stage_name());
         }
+        #[cfg(feature = "watch")]
+        Body::Watch(watch) => watch.describe(&mut line),
         #[cfg(feature = "net")]
         Body::Attempt(_) => {}
         Body::Timer(_) | Body::Waker(_) => {}

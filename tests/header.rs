@@ -36,6 +36,7 @@ const PARTS: &[&str] = &[
     "pipe",
     "process",
     "tty",
+    "watch",
 ];
 
 fn root() -> PathBuf {

@@ -3,6 +3,7 @@
 import os
 import re
 import select
+import shutil
 import signal
 import socket
 import struct
@@ -245,6 +246,46 @@ def resolve_tells_what_cannot_be_looked_up():
         expect(f"{name}: no such name or service (KOLO_EAI_NONAME)" in done.stderr.decode().splitlines(), done.stderr)
     for wrong in [(), ("--seconds", "1"), ("--seconds", "x", "localhost"), ("--seconds", "0", "localhost")]:
         expect_equal(run_program("resolve", *wrong).returncode, 2, wrong)
+# ---- watch ------------------------------------------------------------------------------------------------------------
+
+
+@test
+def watch_prints_what_changes_below_a_folder():
+    with temporary_folder() as folder:
+        os.mkdir(os.path.join(folder, "old"))
+        with Program("watch", folder) as program:
+            program.wait_line("^watching$")
+            os.makedirs(os.path.join(folder, "new/deep"))
+            program.wait_line(r"^created   new/deep/$")
+            write_file(folder, "old/file", b"x")
+            program.wait_line(r"^modified  old/file$")
+            os.rename(os.path.join(folder, "old/file"), os.path.join(folder, "new/deep/line\nbreak"))
+            program.wait_line(r"^renamed   old/file -> new/deep/line\\x0abreak$")
+            shutil.rmtree(folder)
+            program.wait_line(r"^removed   \./$")
+            os.mkdir(folder)
+            program.wait_line(r"^created   \./$")
+            program.signal(signal.SIGINT)
+            expect_equal(program.wait(), 0)
+
+
+@test
+def watch_looks_again_and_again_when_asked_to():
+    with temporary_folder() as folder:
+        write_file(folder, "file", b"x")
+        with Program("watch", "--poll", "5", folder) as program:
+            program.wait_line("^watching$")
+            write_file(folder, "file", b"longer")
+            program.wait_line(r"^modified  file  \d+ -> 6 bytes$")
+            program.signal(signal.SIGINT)
+            expect_equal(program.wait(), 0)
+
+
+@test
+def watch_tells_what_it_cannot_watch():
+    done = run_program("watch", "/nothing/here")
+    expect_equal((done.returncode, done.stdout), (1, b""))
+    expect_equal(done.stderr.decode(), "watch: /nothing/here: no such file, handle or request\n")
 
 
 # ---- tcp_client -------------------------------------------------------------------------------------------------------

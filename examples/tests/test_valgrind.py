@@ -110,6 +110,12 @@ def valgrind_finds_nothing_in_the_smaller_examples():
         expect_clean(run_program("resolve", "localhost", "127.0.0.1", valgrind=True))
         expect_clean(run_program("tcp_client", "localhost", port, "x", valgrind=True), 1)
         expect_clean(run_program("foreign_fd", "127.0.0.1", port, "/", valgrind=True), 1)
+    with temporary_folder() as folder, Program("watch", folder, valgrind=True) as program:
+        program.wait_line("^watching$")
+        write_file(folder, "new/file", b"x")
+        program.wait_line("^created   new/file$")
+        program.signal(signal.SIGINT)
+        expect_equal(program.wait(), 0, program.output("err"))
     with Program("signals", valgrind=True) as program:
         program.wait_line("waits for signals")
         program.signal(signal.SIGUSR1)

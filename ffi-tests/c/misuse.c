@@ -19,6 +19,9 @@ static void no_signal(kolo_loop *loop, kolo_signal signal, int number, void *use
 static void no_poll(kolo_loop *loop, kolo_poll poll, int status, uint32_t events, void *user) {
     (void)loop, (void)poll, (void)status, (void)events, (void)user;
 }
+static void no_watch(kolo_loop *loop, kolo_watch watch, const kolo_watch_event *event, void *user) {
+    (void)loop, (void)watch, (void)event, (void)user;
+}
 static void no_status(kolo_loop *loop, int status, void *user) { (void)loop, (void)status, (void)user; }
 static void no_close(kolo_loop *loop, kolo_handle handle, void *user) { (void)loop, (void)handle, (void)user; }
 static void no_done(kolo_loop *loop, kolo_stream stream, int status, void *user) {
@@ -150,6 +153,10 @@ static int call_adopt(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out);
 }
+static int call_watch_open(kolo_loop *loop) {
+    kolo_watch out;
+    return kolo_watch_open(loop, "/tmp", NULL, no_watch, NULL, &out);
+}
 static int call_udp_bind(kolo_loop *loop) {
     kolo_udp out;
     kolo_udp_handler handler = KOLO_UDP_HANDLER_INIT;
@@ -207,6 +214,7 @@ static const loop_call loop_calls[] = {
     {"kolo_signal_open", call_signal_open},
     {"kolo_poll_open", call_poll_open},
     {"kolo_work_submit", call_work_submit},
+    {"kolo_watch_open", call_watch_open},
     {"kolo_tcp_listen", call_listen},
     {"kolo_listener_adopt", call_listener_adopt},
     {"kolo_tcp_connect", call_connect},
@@ -334,6 +342,11 @@ static int call_peer(kolo_loop *loop, kolo_handle handle) {
 static int call_socket(kolo_loop *loop, kolo_handle handle) {
     kolo_socket socket;
     return kolo_tcp_socket(loop, handle, &socket);
+}
+static int call_watch_path(kolo_loop *loop, kolo_handle handle) {
+    char path[64];
+    int result = kolo_watch_path(loop, handle, path, sizeof path);
+    return result < 0 ? result : KOLO_OK;
 }
 static int call_tty_set_mode(kolo_loop *loop, kolo_handle handle) {
     return kolo_tty_set_mode(loop, handle, KOLO_TTY_CBREAK);
@@ -463,6 +476,7 @@ static const handle_call handle_calls[] = {
     {"kolo_poll_start", KOLO_KIND_POLL, call_poll_start},
     {"kolo_poll_stop", KOLO_KIND_POLL, kolo_poll_stop},
     {"kolo_request_cancel", KOLO_KIND_REQUEST, call_request_cancel},
+    {"kolo_watch_path", KOLO_KIND_WATCH, call_watch_path},
     {"kolo_listener_address", KOLO_KIND_LISTENER, call_listener_address},
     {"kolo_listener_pause", KOLO_KIND_LISTENER, kolo_listener_pause},
     {"kolo_listener_resume", KOLO_KIND_LISTENER, kolo_listener_resume},
@@ -556,11 +570,11 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 11 };
+enum { KINDS = 12 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
                                      KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_UDP,
                                      KOLO_KIND_PROCESS,
-                                     KOLO_KIND_REQUEST, KOLO_KIND_TTY};
+                                     KOLO_KIND_REQUEST, KOLO_KIND_TTY, KOLO_KIND_WATCH};
 
 static int tcp_other_end = -1;
 
@@ -584,6 +598,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     case KOLO_KIND_REQUEST:
         CHECK_OK(kolo_work_submit(loop, KOLO_WORK_COMPUTE, no_work, no_work_done, NULL, &handle));
         break;
+    case KOLO_KIND_WATCH: CHECK_OK(kolo_watch_open(loop, "/tmp", NULL, no_watch, NULL, &handle)); break;
     case KOLO_KIND_TTY: CHECK_OK(kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &handle)); break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
     case KOLO_KIND_UDP: CHECK_OK(kolo_udp_bind(loop, &any, NULL, &datagrams, NULL, &handle)); break;

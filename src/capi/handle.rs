@@ -38,6 +38,8 @@ pub enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /// A kolo_request.
     KOLO_KIND_REQUEST = 13,
+    /// A kolo_watch.
+    KOLO_KIND_WATCH = 15,
     /// A kolo_tty.
     KOLO_KIND_TTY = 16,
 }

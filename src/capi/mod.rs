@@ -58,4 +58,6 @@ pub mod tty;
 pub mod types;
 #[cfg(feature = "net")]
 pub mod udp;
+#[cfg(feature = "watch")]
+pub mod watch;
 pub mod work;

@@ -157,6 +157,8 @@ impl Loop {
                 ) => {}
                 #[cfg(feature = "net")]
                 Some(Deferred::Udp(_)) => {}
+                #[cfg(feature = "watch")]
+                Some(Deferred::Watches) => {}
             }
         }
     }
@@ -225,6 +227,8 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         #[cfg(feature = "net")]
         Body::Attempt(attempt) => core.driver.close(id, &mut attempt.source),
         Body::Request(request) => lingers = !request::close(request),
+        #[cfg(feature = "watch")]
+        Body::Watch(_) => crate::watch::unwatch(core, id),
     }
     if timer != TimerKey::NONE {
         core.wheel.remove(timer);

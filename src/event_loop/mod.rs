@@ -72,6 +72,9 @@ pub(crate) enum Deferred {
     Process(Id),
     /// The request's outcome is to be told.
     Request(Id),
+    /// Watches have something to tell.
+    #[cfg(feature = "watch")]
+    Watches,
 }
 
 pub(crate) struct Core {
@@ -94,6 +97,8 @@ pub(crate) struct Core {
     pub local: crate::local::LocalCore,
     #[cfg(all(unix, feature = "process"))]
     pub children: crate::process::Children,
+    #[cfg(feature = "watch")]
+    pub watching: crate::watch::Watching,
     #[cfg(all(unix, feature = "tty"))]
     pub ttys: crate::tty::Ttys,
     /// Made when it is first needed.
@@ -172,6 +177,8 @@ impl Loop {
                 local: Default::default(),
                 #[cfg(all(unix, feature = "process"))]
                 children: Default::default(),
+                #[cfg(feature = "watch")]
+                watching: Default::default(),
                 #[cfg(all(unix, feature = "tty"))]
                 ttys: Default::default(),
                 pool: options.pool,
@@ -317,6 +324,8 @@ impl Loop {
         self.mailbox.forked(core.driver.waker(), &mut core.handles);
         crate::request::forked(core);
         crate::signal::forked(core)?;
+        #[cfg(feature = "watch")]
+        crate::watch::forked(core)?;
         Ok(())
     }
 

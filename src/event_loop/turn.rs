@@ -82,6 +82,8 @@ impl Loop {
                 #[cfg(any(feature = "net", all(unix, feature = "local")))]
                 Ok(Kind::Listener | Kind::LocalListener) => self.listener_retry(due.payload),
                 Ok(Kind::Request) => self.request_expired(due.payload),
+                #[cfg(feature = "watch")]
+                Ok(Kind::Watch) => self.watch_look(due.payload),
                 // A stream, whatever carries it.
                 Ok(_) => self.stream_timer(due.payload),
                 Err(_) => {}
@@ -105,6 +107,8 @@ impl Loop {
                 #[cfg(all(unix, feature = "process"))]
                 Some(Deferred::Process(id)) => self.process_changed(id),
                 Some(Deferred::Request(id)) => self.request_over(id),
+                #[cfg(feature = "watch")]
+                Some(Deferred::Watches) => self.tell_watches(),
                 None => return,
             }
         }

@@ -33,6 +33,12 @@ pub(crate) use local::*;
 pub(crate) use unix::*;
 #[cfg(windows)]
 pub(crate) use windows::*;
+#[cfg(all(
+    feature = "watch",
+    any(target_os = "linux", target_os = "android"),
+    not(kolo_watch_notify)
+))]
+pub(crate) mod inotify;
 #[cfg(unix)]
 pub(crate) mod machine;
 #[cfg(unix)]
