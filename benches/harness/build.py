@@ -32,7 +32,7 @@ EPOLL = Peer("epoll, no library", "epoll", "")
 POSIX = Peer("posix_spawn, no library", "posix", "")
 PEERS = [KOLO, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
 
-SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "spawn": "{}_spawn"}
+SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn"}
 NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
 HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev"}
 
@@ -89,7 +89,7 @@ class Build:
 
     def compile_all(self):
         self.folder.mkdir(parents=True, exist_ok=True)
-        jobs = [("load", BENCHES / "load.c", [])]
+        jobs = [("load", BENCHES / "load.c", []), ("udp_load", BENCHES / "datagrams" / "load.c", [])]
         for peer in [*self.peers, POSIX]:
             if peer is LIBUV_AGAIN:
                 continue  # the control is the same file, run once more

@@ -1,6 +1,7 @@
 """The report: tables in Markdown, and each target with what was reached."""
 
 from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS, POSIX
+from .datagrams import DATAGRAMS
 from .local import SPAWN, TIMERS, WAITS, WAKES
 from .network import ECHOES
 from .stats import ratios, summarize
@@ -92,6 +93,36 @@ def call_section(results):
         row.append(", ".join(f"{name} {calls:.2f}" for name, calls in names if calls >= 0.005))
         rows.append(row)
     return lines + table(["server", "1 connection", "50 connections", "by name, 1 connection"], rows)
+
+
+def datagram_section(results):
+    measured = [scenario for scenario in DATAGRAMS if scenario.name in results]
+    if not measured:
+        return []
+    rows = []
+    for scenario in measured:
+        values = results[scenario.name]
+        sides = [("cost", scenario.title + ("" if scenario.sockets else ", both sides"))]
+        if not scenario.sockets:
+            sides += [("sending", f"{scenario.title}, sending"), ("receiving", f"{scenario.title}, receiving")]
+        for key, title in sides:
+            row = [title]
+            for label in labels_in(values):
+                text = f"{short(summarize(values[label][key]).median * 1e9)} ns"
+                if label in (KOLO.label, LIBUV_AGAIN.label):
+                    text += f" (libuv ÷ it: {short(summarize(ratios(values[LIBUV.label][key], values[label][key])).median)})"
+                if key == "cost":
+                    lost = max(values[label]["lost"])
+                    text += f", up to {lost * 100:.2g} % lost" if lost > 0 else ""
+                row.append(text)
+            rows.append(row)
+    return [
+        "## Datagrams",
+        "",
+        "Processor time for a datagram, median: of the echo's server, or of the flood's two sides. None of those that came was wrong.",
+        "",
+        *table(["", *labels_in(results[measured[0].name])], rows),
+    ]
 
 
 def memory_section(results):
@@ -215,6 +246,18 @@ def targets(results):
         else:
             add(what, f"≥ {factor}", NOT_MEASURED, "-")
 
+    for scenario in DATAGRAMS:
+        if scenario.name == "udp-echo-peers":
+            continue  # the network stack alone: no goal
+        what, goal = f"datagrams per processor second, {scenario.title}: of libuv's", "≥ 2"
+        values = results.get(scenario.name, {})
+        if KOLO.label not in values:
+            add(what, goal, NOT_MEASURED, "-")
+            continue
+        ratio = summarize(ratios(values[LIBUV.label]["cost"], values[KOLO.label]["cost"]))
+        measured = f"{short(ratio.median)} ({short(ratio.quartile_low)}–{short(ratio.quartile_high)})"
+        add(what, goal, measured, "yes" if ratio.median >= 2 else f"no: {short(2 - ratio.median)} short")
+
     # A wait that was interrupted by the counter's coming and going may be counted twice.
     for count, goal, limit in ((1, "3", 3.005), (50, "about 2.0", 2.1)):
         what = f"system calls per message, {count} connection{'s' if count > 1 else ''}"
@@ -236,7 +279,7 @@ def render(results, facts, versions, heading):
     lines += [f"* {name}: {value}" for name, value in facts.items()]
     lines += ["* " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; all linked as shared libraries", ""]
     lines += ["## Targets", "", *table(["what", "goal", "measured", "reached"], targets(results)), *size_line(results)]
-    lines += echo_sections(results) + call_section(results) + memory_section(results) + timer_section(results)
+    lines += echo_sections(results) + datagram_section(results) + call_section(results) + memory_section(results) + timer_section(results)
     lines += local_section(
         results,
         "wakes",
