@@ -1,4 +1,4 @@
-//! Streams: reading, writing, ending, timeouts, fairness. What is TCP's own is in tests/tcp.rs.
+//! Streams: reading, writing, ending, timeouts, fairness. What is TCP's own is in tests/ours.rs.
 
 #![cfg(all(unix, feature = "net"))]
 
@@ -54,12 +54,12 @@ impl StreamHandler for Echo {
 
 #[test]
 fn megabytes_are_echoed_unharmed_while_both_directions_are_busy() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let closed = Shared::new(false);
         let echo = Echo {
             closed: closed.clone(),
         };
-        let (_, peer) = connected(&lp, echo);
+        let (_, peer) = carried(&lp, echo);
         let total = 8 * MIB;
         let mut writer = peer.try_clone().unwrap();
         let writing = thread::spawn(move || {
@@ -89,7 +89,7 @@ fn megabytes_are_echoed_unharmed_while_both_directions_are_busy() {
 
 #[test]
 fn the_two_directions_do_not_depend_on_each_other() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let total = 4 * MIB;
         let received = Shared::<Vec<u8>>::default();
         struct Both {
@@ -128,7 +128,7 @@ fn the_two_directions_do_not_depend_on_each_other() {
                 // Sending goes on.
             }
         }
-        let (_, peer) = connected(
+        let (_, peer) = carried(
             &lp,
             Both {
                 received: received.clone(),
@@ -160,13 +160,13 @@ fn the_two_directions_do_not_depend_on_each_other() {
 
 /// Segments with data that the socket has sent (`tcpi_data_segs_out`, Linux 4.6).
 #[cfg(target_os = "linux")]
-fn segments_sent(lp: &Loop, tcp: kolo::TcpStream) -> u32 {
+fn segments_sent(lp: &Loop, ours: kolo::TcpStream) -> u32 {
     const DATA_SEGMENTS_OUT: usize = 156;
     let mut info = [0u8; 256];
     let mut length = info.len() as libc::socklen_t;
     let outcome = unsafe {
         libc::getsockopt(
-            tcp.raw_socket(lp).unwrap(),
+            ours.raw_socket(lp).unwrap(),
             libc::IPPROTO_TCP,
             libc::TCP_INFO,
             info.as_mut_ptr().cast(),
@@ -219,17 +219,17 @@ fn small_writes_of_a_callback_leave_as_one_when_it_returns() {
 
 #[test]
 fn writes_of_a_callback_are_with_the_kernel_when_it_has_returned() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        let (other, other_peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        let (other, other_peer) = carried(&lp, Script::new(&log));
         let seen = Shared::<Vec<Option<Vec<u8>>>>::default();
         let (first_seen, second_seen) = (seen.clone(), seen.clone());
         // Two callbacks of one phase: the second finds what the first wrote.
         lp.defer(move |lp: &Loop| {
-            tcp.write(lp, b"one ").unwrap();
+            ours.write(lp, b"one ").unwrap();
             other.write(lp, b"two ").unwrap();
-            tcp.write(lp, b"three").unwrap();
+            ours.write(lp, b"three").unwrap();
             first_seen.push(None);
         })
         .unwrap();
@@ -246,17 +246,17 @@ fn writes_of_a_callback_are_with_the_kernel_when_it_has_returned() {
 
 #[test]
 fn owned_writes_of_a_callback_leave_when_it_returns() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         for count in 1..=4 {
             let done: Vec<_> = (0..count).map(|which| log.done(which)).collect();
             in_callback(&lp, move |lp| {
                 for done in done {
-                    tcp.write_owned(lp, "owned ", done).unwrap();
+                    ours.write_owned(lp, "owned ", done).unwrap();
                 }
             });
-            assert_eq!(tcp.queued(&lp).unwrap(), 0);
+            assert_eq!(ours.queued(&lp).unwrap(), 0);
             assert_eq!(read_now(&peer).unwrap(), b"owned ".repeat(count));
         }
         run_until(&lp, || log.events().len() == 1 + 2 + 3 + 4);
@@ -265,11 +265,11 @@ fn owned_writes_of_a_callback_leave_when_it_returns() {
 
 #[test]
 fn a_write_outside_of_callbacks_needs_no_turn() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        assert_eq!(tcp.write(&lp, b"copied ").unwrap(), Flow::Ready);
-        tcp.write_owned(&lp, "owned", |_, _, _| {}).unwrap();
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        assert_eq!(ours.write(&lp, b"copied ").unwrap(), Flow::Ready);
+        ours.write_owned(&lp, "owned", |_, _, _| {}).unwrap();
         let mut bytes = [0; 12];
         peer.read_exact(&mut bytes).unwrap();
         assert_eq!(&bytes, b"copied owned");
@@ -278,11 +278,11 @@ fn a_write_outside_of_callbacks_needs_no_turn() {
 
 #[test]
 fn writes_of_all_kinds_keep_their_order() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let mut random = Random::new(2);
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        tcp.set_watermarks(&lp, 0, MIB, usize::MAX).unwrap();
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        ours.set_watermarks(&lp, 0, MIB, usize::MAX).unwrap();
         let reading = thread::spawn(move || {
             let mut all = Vec::new();
             peer.read_to_end(&mut all).unwrap();
@@ -307,10 +307,10 @@ fn writes_of_all_kinds_keep_their_order() {
                     let at = written.get();
                     written.set(at + length);
                     if kind < 2 {
-                        tcp.write(lp, &pattern(at, length)).unwrap();
+                        ours.write(lp, &pattern(at, length)).unwrap();
                     } else if kind == 2 {
                         let payload: Arc<[u8]> = pattern(at, length).into();
-                        tcp.write_owned(lp, payload, log.done(which)).unwrap();
+                        ours.write_owned(lp, payload, log.done(which)).unwrap();
                         which += 1;
                     } else {
                         let cut = length / 3;
@@ -319,7 +319,7 @@ fn writes_of_all_kinds_keep_their_order() {
                             Payload::from(""),
                             Payload::from(pattern(at + cut, length - cut)),
                         ];
-                        tcp.write_owned_vectored(lp, payloads, log.done(which))
+                        ours.write_owned_vectored(lp, payloads, log.done(which))
                             .unwrap();
                         which += 1;
                     }
@@ -331,7 +331,7 @@ fn writes_of_all_kinds_keep_their_order() {
                 in_callback(&lp, write_all);
             }
         }
-        tcp.finish(&lp).unwrap();
+        ours.finish(&lp).unwrap();
         run_to_end(&lp);
         let all = reading.join().unwrap();
         assert_eq!(all.len(), written.get());
@@ -344,13 +344,13 @@ fn writes_of_all_kinds_keep_their_order() {
 
 #[test]
 fn memory_of_somebody_elses_is_sent_as_it_is() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         let memory = pattern(0, 50_000);
         let payload = unsafe { Payload::from_raw(memory.as_ptr(), memory.len()) };
         let empty = unsafe { Payload::from_raw(std::ptr::null(), 0) };
-        tcp.write_owned_vectored(&lp, vec![empty, payload], log.done(0))
+        ours.write_owned_vectored(&lp, vec![empty, payload], log.done(0))
             .unwrap();
         assert_pattern(&read_from_peer(&lp, &peer, memory.len()), 0);
         run_until(&lp, || log.has(&Event::Done(0, Ok(()))));
@@ -359,12 +359,13 @@ fn memory_of_somebody_elses_is_sent_as_it_is() {
 
 #[test]
 fn a_completion_never_runs_inside_the_write() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        tcp.write_owned(&lp, "x", log.done(0)).unwrap();
-        tcp.write_owned(&lp, vec![0; 100_000], log.done(1)).unwrap();
-        tcp.write_owned(&lp, "", log.done(2)).unwrap();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        ours.write_owned(&lp, "x", log.done(0)).unwrap();
+        ours.write_owned(&lp, vec![0; 100_000], log.done(1))
+            .unwrap();
+        ours.write_owned(&lp, "", log.done(2)).unwrap();
         assert_eq!(log.events(), []);
         read_from_peer(&lp, &peer, 100_001);
         run_until(&lp, || log.has(&Event::Done(2, Ok(()))));
@@ -377,17 +378,17 @@ fn a_completion_never_runs_inside_the_write() {
 
 #[test]
 fn a_payload_is_let_go_when_its_write_has_ended() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         let payload: Arc<[u8]> = vec![1; 100].into();
-        tcp.write_owned(&lp, payload.clone(), log.done(0)).unwrap();
+        ours.write_owned(&lp, payload.clone(), log.done(0)).unwrap();
         run_until(&lp, || log.has(&Event::Done(0, Ok(()))));
         assert_eq!(Arc::strong_count(&payload), 1);
         // And when it never is sent.
-        fill(&lp, *tcp);
-        tcp.write_owned(&lp, payload.clone(), log.done(1)).unwrap();
-        lp.close(tcp).unwrap();
+        fill(&lp, ours);
+        ours.write_owned(&lp, payload.clone(), log.done(1)).unwrap();
+        lp.close(ours).unwrap();
         run_to_end(&lp);
         assert!(log.has(&Event::Done(1, Err(Code::ECANCELED))));
         assert_eq!(Arc::strong_count(&payload), 1);
@@ -397,65 +398,65 @@ fn a_payload_is_let_go_when_its_write_has_ended() {
 
 #[test]
 fn a_write_can_be_cancelled_until_it_begins() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         let done = |which| log.done(which);
 
         // Ended: it is not known any more.
-        let (_, ended) = tcp.write_owned(&lp, "ended", done(0)).unwrap();
+        let (_, ended) = ours.write_owned(&lp, "ended", done(0)).unwrap();
         run_until(&lp, || log.has(&Event::Done(0, Ok(()))));
-        assert_eq!(code(tcp.cancel_write(&lp, ended)), Code::ENOENT);
+        assert_eq!(code(ours.cancel_write(&lp, ended)), Code::ENOENT);
         assert_eq!(read_from_peer(&lp, &peer, 5), b"ended");
 
         // Begun: the peer would see half of it.
         let mut begun: Option<WriteId> = None;
         let mut whole = 0;
-        while tcp.queued(&lp).unwrap() == 0 {
+        while ours.queued(&lp).unwrap() == 0 {
             whole += 1;
-            let (_, write) = tcp.write_owned(&lp, vec![b'b'; MIB], done(whole)).unwrap();
+            let (_, write) = ours.write_owned(&lp, vec![b'b'; MIB], done(whole)).unwrap();
             begun = Some(write);
         }
-        let after = tcp
+        let after = ours
             .write_owned(&lp, vec![b'c'; 1000], done(1000))
             .unwrap()
             .1;
-        let last = tcp.write_owned(&lp, "last", done(1001)).unwrap().1;
-        let queued = tcp.queued(&lp).unwrap();
+        let last = ours.write_owned(&lp, "last", done(1001)).unwrap().1;
+        let queued = ours.queued(&lp).unwrap();
         let is_begun = queued < MIB + 1004;
         if is_begun {
-            assert_eq!(code(tcp.cancel_write(&lp, begun.unwrap())), Code::EBUSY);
+            assert_eq!(code(ours.cancel_write(&lp, begun.unwrap())), Code::EBUSY);
         }
 
         // Not begun: it never happened.
-        tcp.cancel_write(&lp, after).unwrap();
-        assert_eq!(tcp.queued(&lp).unwrap(), queued - 1000);
-        assert_eq!(code(tcp.cancel_write(&lp, after)), Code::ENOENT);
+        ours.cancel_write(&lp, after).unwrap();
+        assert_eq!(ours.queued(&lp).unwrap(), queued - 1000);
+        assert_eq!(code(ours.cancel_write(&lp, after)), Code::ENOENT);
         assert!(
             !log.has(&Event::Done(1000, Err(Code::ECANCELED))),
             "not inside the call"
         );
-        tcp.finish(&lp).unwrap();
+        ours.finish(&lp).unwrap();
         let all = read_peer_to_end(&lp, &peer);
         assert_eq!(all.len(), whole * MIB + 4);
         assert!(all.ends_with(b"last"));
         run_to_end(&lp);
         assert_eq!(log.count(&Event::Done(1000, Err(Code::ECANCELED))), 1);
         assert_eq!(log.count(&Event::Done(1001, Ok(()))), 1);
-        assert_eq!(code(tcp.cancel_write(&lp, last)), Code::EBADF);
+        assert_eq!(code(ours.cancel_write(&lp, last)), Code::EBADF);
     });
 }
 
 #[test]
 fn a_write_that_is_still_gathered_can_be_cancelled() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         let done = log.done(0);
         in_callback(&lp, move |lp| {
-            let (_, write) = tcp.write_owned(lp, "never", done).unwrap();
-            tcp.cancel_write(lp, write).unwrap();
-            tcp.write(lp, b"sent").unwrap();
+            let (_, write) = ours.write_owned(lp, "never", done).unwrap();
+            ours.cancel_write(lp, write).unwrap();
+            ours.write(lp, b"sent").unwrap();
         });
         run_until(&lp, || log.has(&Event::Done(0, Err(Code::ECANCELED))));
         assert_eq!(read_from_peer(&lp, &peer, 4), b"sent");
@@ -464,32 +465,32 @@ fn a_write_that_is_still_gathered_can_be_cancelled() {
 
 #[test]
 fn on_drain_comes_once_each_time_the_queue_was_full() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        tcp.set_watermarks(&lp, 1000, 5 * MIB, usize::MAX).unwrap();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        ours.set_watermarks(&lp, 1000, 5 * MIB, usize::MAX).unwrap();
         let mut written = 0;
         for episode in 1..=3 {
             // Below the high mark: the queue drains without a word.
-            written += fill(&lp, *tcp);
-            assert!(tcp.queued(&lp).unwrap() < 5 * MIB);
+            written += fill(&lp, ours);
+            assert!(ours.queued(&lp).unwrap() < 5 * MIB);
             read_from_peer(&lp, &peer, written);
             written = 0;
             some_turns(&lp);
             assert_eq!(log.count(&Event::Drain), episode - 1);
 
             let mut flow = Flow::Ready;
-            while tcp.queued(&lp).unwrap() < 5 * MIB {
+            while ours.queued(&lp).unwrap() < 5 * MIB {
                 assert_eq!(flow, Flow::Ready);
-                flow = tcp.write(&lp, &pattern(written, MIB)).unwrap();
+                flow = ours.write(&lp, &pattern(written, MIB)).unwrap();
                 written += MIB;
             }
             assert_eq!(flow, Flow::Full);
-            assert_eq!(tcp.write(&lp, b"").unwrap(), Flow::Full);
+            assert_eq!(ours.write(&lp, b"").unwrap(), Flow::Full);
             some_turns(&lp);
             assert_eq!(log.count(&Event::Drain), episode - 1);
             let mut got = 0;
-            while tcp.queued(&lp).unwrap() > 1000 {
+            while ours.queued(&lp).unwrap() > 1000 {
                 assert_eq!(log.count(&Event::Drain), episode - 1);
                 match read_now(&peer) {
                     Some(bytes) => {
@@ -510,24 +511,25 @@ fn on_drain_comes_once_each_time_the_queue_was_full() {
 
 #[test]
 fn lowering_the_marks_makes_a_queue_full_and_raising_them_drains_it() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        tcp.set_watermarks(&lp, 0, usize::MAX, usize::MAX).unwrap();
-        fill(&lp, *tcp);
-        assert_eq!(tcp.write(&lp, b"x").unwrap(), Flow::Ready);
-        tcp.set_watermarks(&lp, 0, 1, usize::MAX).unwrap();
-        assert_eq!(tcp.write(&lp, b"x").unwrap(), Flow::Full);
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        ours.set_watermarks(&lp, 0, usize::MAX, usize::MAX).unwrap();
+        fill(&lp, ours);
+        assert_eq!(ours.write(&lp, b"x").unwrap(), Flow::Ready);
+        ours.set_watermarks(&lp, 0, 1, usize::MAX).unwrap();
+        assert_eq!(ours.write(&lp, b"x").unwrap(), Flow::Full);
         some_turns(&lp);
         assert!(!log.has(&Event::Drain));
-        tcp.set_watermarks(&lp, MIB, 8 * MIB, usize::MAX).unwrap();
+        ours.set_watermarks(&lp, 2 * MIB, 8 * MIB, usize::MAX)
+            .unwrap();
         run_until(&lp, || log.has(&Event::Drain));
         some_turns(&lp);
         assert_eq!(log.count(&Event::Drain), 1);
 
         for (low, high, limit) in [(2, 1, 3), (1, 4, 3), (0, 0, 3), (0, 0, 0)] {
             assert_eq!(
-                code(tcp.set_watermarks(&lp, low, high, limit)),
+                code(ours.set_watermarks(&lp, low, high, limit)),
                 Code::EINVAL
             );
         }
@@ -536,33 +538,33 @@ fn lowering_the_marks_makes_a_queue_full_and_raising_them_drains_it() {
 
 #[test]
 fn a_write_past_the_bound_takes_nothing() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        let filled = fill(&lp, *tcp);
-        let limit = tcp.queued(&lp).unwrap() + 1000;
-        tcp.set_watermarks(&lp, 0, 1, limit).unwrap();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        let filled = fill(&lp, ours);
+        let limit = ours.queued(&lp).unwrap() + 1000;
+        ours.set_watermarks(&lp, 0, 1, limit).unwrap();
         let payload: Arc<[u8]> = vec![b'!'; 1001].into();
-        assert_eq!(code(tcp.write(&lp, &payload)), Code::ENOBUFS);
+        assert_eq!(code(ours.write(&lp, &payload)), Code::ENOBUFS);
         assert_eq!(
-            code(tcp.write_owned(&lp, payload.clone(), log.done(0))),
+            code(ours.write_owned(&lp, payload.clone(), log.done(0))),
             Code::ENOBUFS
         );
         assert_eq!(Arc::strong_count(&payload), 1);
-        tcp.write(&lp, &pattern(filled, 600)).unwrap();
-        tcp.write_owned(&lp, pattern(filled + 600, 400), log.done(1))
+        ours.write(&lp, &pattern(filled, 600)).unwrap();
+        ours.write_owned(&lp, pattern(filled + 600, 400), log.done(1))
             .unwrap();
-        assert_eq!(tcp.queued(&lp).unwrap(), limit);
-        assert_eq!(code(tcp.write(&lp, b"!")), Code::ENOBUFS);
-        tcp.write(&lp, b"").unwrap();
+        assert_eq!(ours.queued(&lp).unwrap(), limit);
+        assert_eq!(code(ours.write(&lp, b"!")), Code::ENOBUFS);
+        ours.write(&lp, b"").unwrap();
         // Gathered bytes count, too.
         let all = read_from_peer(&lp, &peer, filled + 1000);
         assert_pattern(&all, 0);
         in_callback(&lp, move |lp| {
-            tcp.set_watermarks(lp, 0, 1, 10).unwrap();
-            tcp.write(lp, b"123456").unwrap();
-            assert_eq!(code(tcp.write(lp, b"!!!!!")), Code::ENOBUFS);
-            tcp.write(lp, b"7890").unwrap();
+            ours.set_watermarks(lp, 0, 1, 10).unwrap();
+            ours.write(lp, b"123456").unwrap();
+            assert_eq!(code(ours.write(lp, b"!!!!!")), Code::ENOBUFS);
+            ours.write(lp, b"7890").unwrap();
         });
         assert_eq!(read_from_peer(&lp, &peer, 10), b"1234567890");
         run_until(&lp, || log.has(&Event::Done(1, Ok(()))));
@@ -572,19 +574,19 @@ fn a_write_past_the_bound_takes_nothing() {
 
 #[test]
 fn a_stream_with_a_queue_keeps_the_loop_alive_until_it_is_sent() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log).not_reading());
-        assert!(!lp.is_active(tcp).unwrap() && !lp.is_alive());
-        let written = fill(&lp, *tcp);
-        assert!(lp.is_active(tcp).unwrap() && lp.is_alive());
+        let (ours, mut peer) = carried(&lp, Script::new(&log).not_reading());
+        assert!(!lp.is_active(ours).unwrap() && !lp.is_alive());
+        let written = fill(&lp, ours);
+        assert!(lp.is_active(ours).unwrap() && lp.is_alive());
         let reading = thread::spawn(move || {
             let mut all = vec![0; written];
             peer.read_exact(&mut all).unwrap();
             peer
         });
         run_to_end(&lp);
-        assert_eq!(tcp.queued(&lp).unwrap(), 0);
+        assert_eq!(ours.queued(&lp).unwrap(), 0);
         reading.join().unwrap();
     });
 }
@@ -593,20 +595,20 @@ fn a_stream_with_a_queue_keeps_the_loop_alive_until_it_is_sent() {
 
 #[test]
 fn shutdown_ends_our_side_after_what_was_written() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        let written = fill(&lp, *tcp);
-        tcp.shutdown(&lp, log.done(0)).unwrap();
-        assert_eq!(code(tcp.write(&lp, b"!")), Code::EPIPE);
-        assert_eq!(code(tcp.write_owned(&lp, "!", log.done(1))), Code::EPIPE);
-        assert_eq!(code(tcp.shutdown(&lp, log.done(2))), Code::EALREADY);
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        let written = fill(&lp, ours);
+        ours.shutdown(&lp, log.done(0)).unwrap();
+        assert_eq!(code(ours.write(&lp, b"!")), Code::EPIPE);
+        assert_eq!(code(ours.write_owned(&lp, "!", log.done(1))), Code::EPIPE);
+        assert_eq!(code(ours.shutdown(&lp, log.done(2))), Code::EALREADY);
         assert!(!log.has(&Event::Done(0, Ok(()))));
         let all = read_peer_to_end(&lp, &peer);
         assert_eq!(all.len(), written);
         assert_pattern(&all, 0);
         run_until(&lp, || log.has(&Event::Done(0, Ok(()))));
-        assert_eq!(code(tcp.shutdown(&lp, log.done(3))), Code::EALREADY);
+        assert_eq!(code(ours.shutdown(&lp, log.done(3))), Code::EALREADY);
         // Reading goes on.
         peer.write_all(b"still heard").unwrap();
         run_until(&lp, || log.data() == b"still heard");
@@ -619,14 +621,14 @@ fn shutdown_ends_our_side_after_what_was_written() {
 
 #[test]
 fn shutdown_in_a_callback_comes_after_the_writes_gathered_there() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         let done = log.done(0);
         in_callback(&lp, move |lp| {
-            tcp.write(lp, b"first").unwrap();
-            tcp.shutdown(lp, done).unwrap();
-            assert_eq!(code(tcp.write(lp, b"!")), Code::EPIPE);
+            ours.write(lp, b"first").unwrap();
+            ours.shutdown(lp, done).unwrap();
+            assert_eq!(code(ours.write(lp, b"!")), Code::EPIPE);
         });
         assert_eq!(read_peer_to_end(&lp, &peer), b"first");
         run_until(&lp, || log.has(&Event::Done(0, Ok(()))));
@@ -635,17 +637,17 @@ fn shutdown_in_a_callback_comes_after_the_writes_gathered_there() {
 
 #[test]
 fn the_peers_half_close_is_told_once_and_writing_goes_on() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
         peer.write_all(b"bye").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
         run_until(&lp, || log.has(&Event::End));
         assert_eq!(log.data(), b"bye");
-        assert_eq!(code(tcp.read_start(&lp)), Code::ENOTCONN);
+        assert_eq!(code(ours.read_start(&lp)), Code::ENOTCONN);
         // It reads no more, so it does not keep the loop.
         run_to_end(&lp);
-        tcp.write(&lp, &pattern(0, 100_000)).unwrap();
+        ours.write(&lp, &pattern(0, 100_000)).unwrap();
         assert_pattern(&read_from_peer(&lp, &peer, 100_000), 0);
         some_turns(&lp);
         assert_eq!(log.without_data(), [Event::End]);
@@ -654,17 +656,17 @@ fn the_peers_half_close_is_told_once_and_writing_goes_on() {
 
 #[test]
 fn by_default_the_peers_end_closes_the_stream_when_everything_is_sent() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let closed = log.clone();
-        let (tcp, mut peer) = connected(&lp, |lp: &Loop, stream: Stream, _: &[u8]| {
+        let (ours, mut peer) = carried(&lp, |lp: &Loop, stream: Stream, _: &[u8]| {
             fill(lp, stream);
         });
-        lp.on_close(tcp, move |_, _| closed.push(Event::Close))
+        lp.on_close(ours, move |_, _| closed.push(Event::Close))
             .unwrap();
         peer.write_all(b"go").unwrap();
         peer.shutdown(Shutdown::Write).unwrap();
-        run_until(&lp, || tcp.queued(&lp).unwrap() > 0);
+        run_until(&lp, || ours.queued(&lp).unwrap() > 0);
         some_turns(&lp);
         assert!(!log.closed(), "not before the queue is sent");
         let all = read_peer_to_end(&lp, &peer);
@@ -677,14 +679,14 @@ fn by_default_the_peers_end_closes_the_stream_when_everything_is_sent() {
 
 #[test]
 fn finish_sends_what_is_queued_and_then_closes() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        let written = fill(&lp, *tcp);
-        tcp.write_owned(&lp, "the end", log.done(0)).unwrap();
-        tcp.finish(&lp).unwrap();
-        tcp.finish(&lp).unwrap();
-        assert_eq!(code(tcp.write(&lp, b"!")), Code::EPIPE);
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        let written = fill(&lp, ours);
+        ours.write_owned(&lp, "the end", log.done(0)).unwrap();
+        ours.finish(&lp).unwrap();
+        ours.finish(&lp).unwrap();
+        assert_eq!(code(ours.write(&lp, b"!")), Code::EPIPE);
         some_turns(&lp);
         assert!(!log.closed());
         let all = read_peer_to_end(&lp, &peer);
@@ -695,21 +697,21 @@ fn finish_sends_what_is_queued_and_then_closes() {
             log.without(&Event::Drain),
             [Event::Done(0, Ok(())), Event::Close]
         );
-        assert_eq!(code(tcp.finish(&lp)), Code::EBADF);
+        assert_eq!(code(ours.finish(&lp)), Code::EBADF);
 
         // With nothing to send it closes as well, but never inside the call.
         let log = Log::default();
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        tcp.finish(&lp).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        ours.finish(&lp).unwrap();
         assert_eq!(log.events(), []);
         run_to_end(&lp);
         assert_eq!(log.events(), [Event::Close]);
         // And what a callback wrote before is sent first.
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
+        let (ours, peer) = carried(&lp, Script::new(&log));
         in_callback(&lp, move |lp| {
-            tcp.write(lp, b"gathered").unwrap();
-            tcp.finish(lp).unwrap();
+            ours.write(lp, b"gathered").unwrap();
+            ours.finish(lp).unwrap();
         });
         assert_eq!(read_peer_to_end(&lp, &peer), b"gathered");
         run_to_end(&lp);
@@ -799,19 +801,19 @@ fn a_reset_is_noticed_by_writing_while_reading_is_stopped() {
 
 #[test]
 fn fail_breaks_a_stream_off_with_the_error_given() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        fill(&lp, *tcp);
-        tcp.write_owned(&lp, "never", log.done(0)).unwrap();
-        tcp.fail(&lp, Error::new(Code::EPROTO)).unwrap();
-        tcp.fail(&lp, Error::new(Code::EIO)).unwrap();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        fill(&lp, ours);
+        ours.write_owned(&lp, "never", log.done(0)).unwrap();
+        ours.fail(&lp, Error::new(Code::EPROTO)).unwrap();
+        ours.fail(&lp, Error::new(Code::EIO)).unwrap();
         assert_eq!(log.events(), [], "not inside the call");
         for outcome in [
-            tcp.write(&lp, b"!").map(drop),
-            tcp.write_owned(&lp, "!", log.done(1)).map(drop),
-            tcp.read_start(&lp),
-            tcp.shutdown(&lp, log.done(2)),
+            ours.write(&lp, b"!").map(drop),
+            ours.write_owned(&lp, "!", log.done(1)).map(drop),
+            ours.read_start(&lp),
+            ours.shutdown(&lp, log.done(2)),
         ] {
             assert_eq!(code(outcome), Code::ENOTCONN);
         }
@@ -828,12 +830,12 @@ fn fail_breaks_a_stream_off_with_the_error_given() {
 
 #[test]
 fn a_failed_stream_is_not_read_any_more() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let script = Script::new(&log).on_data(|lp, stream, _| {
             stream.fail(lp, Code::EPROTO.into()).unwrap();
         });
-        let (_, mut peer) = connected(&lp, script);
+        let (_, mut peer) = carried(&lp, script);
         // More than one buffer, so that there is more to read in that turn.
         peer.write_all(&vec![0; 200_000]).unwrap();
         run_to_end(&lp);
@@ -847,7 +849,7 @@ fn a_failed_stream_is_not_read_any_more() {
 
 #[test]
 fn in_on_error_the_stream_is_open_but_takes_nothing() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let checked = log.clone();
         let script = Script::new(&log).on_error(move |lp, stream, _| {
@@ -857,8 +859,8 @@ fn in_on_error_the_stream_is_open_but_takes_nothing() {
             lp.close(stream).unwrap();
             checked.push(Event::Drain);
         });
-        let (tcp, _peer) = connected(&lp, script);
-        tcp.fail(&lp, Code::EIO.into()).unwrap();
+        let (ours, _peer) = carried(&lp, script);
+        ours.fail(&lp, Code::EIO.into()).unwrap();
         run_to_end(&lp);
         let expected = [Event::Error(Code::EIO), Event::Drain, Event::Close];
         assert_eq!(log.events(), expected);
@@ -869,14 +871,14 @@ fn in_on_error_the_stream_is_open_but_takes_nothing() {
 
 #[test]
 fn a_handler_that_does_not_read_starts_when_told() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log).not_reading());
+        let (ours, mut peer) = carried(&lp, Script::new(&log).not_reading());
         peer.write_all(b"early").unwrap();
         some_turns(&lp);
         assert_eq!(log.events(), []);
-        tcp.read_start(&lp).unwrap();
-        tcp.read_start(&lp).unwrap();
+        ours.read_start(&lp).unwrap();
+        ours.read_start(&lp).unwrap();
         assert_eq!(log.events(), [], "not inside the call");
         run_until(&lp, || log.data() == b"early");
     });
@@ -884,7 +886,7 @@ fn a_handler_that_does_not_read_starts_when_told() {
 
 #[test]
 fn stopping_and_starting_to_read_loses_nothing() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let stops = Shared::<usize>::default();
         let counted = stops.clone();
@@ -898,7 +900,7 @@ fn stopping_and_starting_to_read_loses_nothing() {
                 }
             })
             .on_end(|lp, stream| lp.close(stream).unwrap());
-        let (tcp, mut peer) = connected(&lp, script);
+        let (ours, mut peer) = carried(&lp, script);
         let total = 3 * MIB;
         let writing = thread::spawn(move || peer.write_all(&pattern(0, total)).unwrap());
         loop {
@@ -913,7 +915,7 @@ fn stopping_and_starting_to_read_loses_nothing() {
                 some_turns(&lp);
                 assert_eq!(log.events().len(), events);
                 assert!(stops.get() >= before);
-                tcp.read_start(&lp).unwrap();
+                ours.read_start(&lp).unwrap();
             }
         }
         writing.join().unwrap();
@@ -926,17 +928,17 @@ fn stopping_and_starting_to_read_loses_nothing() {
 
 #[test]
 fn what_came_before_the_peer_closed_is_read_after_a_pause() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
         some_turns(&lp);
-        tcp.read_stop(&lp).unwrap();
+        ours.read_stop(&lp).unwrap();
         peer.write_all(&pattern(0, 50_000)).unwrap();
         drop(peer);
         some_turns(&lp);
         assert_eq!(log.events(), []);
         assert!(!lp.is_alive());
-        tcp.read_start(&lp).unwrap();
+        ours.read_start(&lp).unwrap();
         run_until(&lp, || log.has(&Event::End));
         assert_pattern(&log.data(), 0);
         assert_eq!(log.data().len(), 50_000);
@@ -946,14 +948,14 @@ fn what_came_before_the_peer_closed_is_read_after_a_pause() {
 
 #[test]
 fn the_end_is_seen_with_the_last_bytes_or_without() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         // Around the size of the receive buffer a read stops short or not.
         let sizes = [0, 1, 10, 65_535, 65_536, 65_537, 131_072];
         for round in 0..40 {
             for size in sizes {
                 let log = Log::default();
                 let script = Script::new(&log).on_end(|lp, stream| lp.close(stream).unwrap());
-                let (_, mut peer) = connected(&lp, script);
+                let (_, mut peer) = carried(&lp, script);
                 if round % 2 == 0 {
                     some_turns(&lp);
                 }
@@ -970,10 +972,10 @@ fn the_end_is_seen_with_the_last_bytes_or_without() {
 
 #[test]
 fn read_stop_holds_from_the_call_on() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let script = Script::new(&log).on_data(|lp, stream, _| stream.read_stop(lp).unwrap());
-        let (_, mut peer) = connected(&lp, script);
+        let (_, mut peer) = carried(&lp, script);
         // Several buffers are there; only the first is told.
         peer.write_all(&pattern(0, 250_000)).unwrap();
         run_to_end(&lp);
@@ -989,9 +991,9 @@ fn read_stop_holds_from_the_call_on() {
                 to_stop.get().unwrap().read_stop(lp).unwrap();
                 heard_after.push(Event::Drain);
             });
-            let (_one, mut one_peer) = connected(&lp, script);
-            let (two, mut two_peer) = connected(&lp, Script::new(&mine));
-            stopped.set(Some(*two));
+            let (_one, mut one_peer) = carried(&lp, script);
+            let (two, mut two_peer) = carried(&lp, Script::new(&mine));
+            stopped.set(Some(two));
             one_peer.write_all(b"stop").unwrap();
             two_peer.write_all(b"data").unwrap();
             run_until(&lp, || mine.has(&Event::Drain));
@@ -1065,7 +1067,7 @@ impl StreamHandler for Memory {
 
 #[test]
 fn bytes_are_received_into_the_handlers_memory() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         for (size, total) in [
             (1, 3000),
             (7, 20_000),
@@ -1074,7 +1076,7 @@ fn bytes_are_received_into_the_handlers_memory() {
             (MIB, 2 * MIB),
         ] {
             let log = Log::default();
-            let (_, mut peer) = connected(&lp, Memory::new(&log, size));
+            let (_, mut peer) = carried(&lp, Memory::new(&log, size));
             let writing = thread::spawn(move || peer.write_all(&pattern(0, total)).unwrap());
             run_to_end(&lp);
             writing.join().unwrap();
@@ -1087,12 +1089,12 @@ fn bytes_are_received_into_the_handlers_memory() {
 
 #[test]
 fn a_handler_without_room_pauses_reading() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         for empty in [false, true] {
             let log = Log::default();
             let mut memory = Memory::new(&log, 1000);
             memory.pauses = Some(empty);
-            let (tcp, mut peer) = connected(&lp, memory);
+            let (ours, mut peer) = carried(&lp, memory);
             peer.write_all(&pattern(0, 10_000)).unwrap();
             drop(peer);
             let mut pauses = 0;
@@ -1100,9 +1102,9 @@ fn a_handler_without_room_pauses_reading() {
                 // As by read_stop: it does not keep the loop alive.
                 run_to_end(&lp);
                 if !log.closed() {
-                    assert!(!lp.is_active(tcp).unwrap());
+                    assert!(!lp.is_active(ours).unwrap());
                     pauses += 1;
-                    tcp.read_start(&lp).unwrap();
+                    ours.read_start(&lp).unwrap();
                 }
             }
             assert!(pauses >= 10);
@@ -1127,9 +1129,9 @@ fn a_reset_is_an_error_also_when_reading_into_the_handlers_memory() {
 
 #[test]
 fn an_urgent_byte_does_not_stall_reading() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (_, mut peer) = connected(&lp, Script::new(&log));
+        let (_, mut peer) = carried(&lp, Script::new(&log));
         let mut random = Random::new(3);
         let mut sent = 0;
         for _ in 0..300 {
@@ -1155,14 +1157,14 @@ fn an_urgent_byte_does_not_stall_reading() {
 
 #[test]
 fn another_handler_takes_over_and_the_first_is_dropped() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let (first, second) = (Log::default(), Log::default());
         let next = second.clone();
         let script = Script::new(&first).on_data(move |lp, stream, _| {
             // In its own callback.
             stream.attach(lp, Script::new(&next)).unwrap();
         });
-        let (tcp, mut peer) = connected(&lp, script);
+        let (ours, mut peer) = carried(&lp, script);
         peer.write_all(b"first").unwrap();
         run_until(&lp, || !first.data().is_empty());
         assert_eq!((first.holders(), second.holders()), (0, 1));
@@ -1170,31 +1172,31 @@ fn another_handler_takes_over_and_the_first_is_dropped() {
         run_until(&lp, || second.data() == b"second");
         // From outside; also one with memory of its own.
         let third = Log::default();
-        tcp.attach(&lp, Memory::new(&third, 3)).unwrap();
+        ours.attach(&lp, Memory::new(&third, 3)).unwrap();
         assert_eq!(second.holders(), 0);
         peer.write_all(b"third").unwrap();
         run_until(&lp, || third.data() == b"third");
-        lp.close(tcp).unwrap();
+        lp.close(ours).unwrap();
         run_to_end(&lp);
         assert_eq!(first.data(), b"first");
         assert!(first.without_data().is_empty() && second.without_data().is_empty());
         assert!(third.closed());
-        assert_eq!(code(tcp.attach(&lp, Script::new(&first))), Code::EBADF);
+        assert_eq!(code(ours.attach(&lp, Script::new(&first))), Code::EBADF);
     });
 }
 
 #[test]
 fn a_stream_holds_the_loop_while_it_reads() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        assert!(lp.is_alive() && lp.is_active(tcp).unwrap() && lp.is_referenced(tcp).unwrap());
-        lp.unref(tcp).unwrap();
-        assert!(!lp.is_alive() && lp.is_active(tcp).unwrap() && !lp.is_referenced(tcp).unwrap());
-        lp.reference(tcp).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        assert!(lp.is_alive() && lp.is_active(ours).unwrap() && lp.is_referenced(ours).unwrap());
+        lp.unref(ours).unwrap();
+        assert!(!lp.is_alive() && lp.is_active(ours).unwrap() && !lp.is_referenced(ours).unwrap());
+        lp.reference(ours).unwrap();
         assert!(lp.is_alive());
-        tcp.read_stop(&lp).unwrap();
-        assert!(!lp.is_alive() && !lp.is_active(tcp).unwrap());
+        ours.read_stop(&lp).unwrap();
+        assert!(!lp.is_alive() && !lp.is_active(ours).unwrap());
     });
 }
 
@@ -1202,11 +1204,11 @@ fn a_stream_holds_the_loop_while_it_reads() {
 
 #[test]
 fn the_read_idle_timeout_fires_again_and_again_while_nothing_comes() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let limit = ms(20);
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        tcp.set_timeouts(&lp, Some(limit), None).unwrap();
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        ours.set_timeouts(&lp, Some(limit), None).unwrap();
         let started = Instant::now();
         for count in 1..=3 {
             let fired = || log.count(&Event::Timeout(Timeout::Read));
@@ -1223,7 +1225,7 @@ fn the_read_idle_timeout_fires_again_and_again_while_nothing_comes() {
             assert!(sent.elapsed() >= limit, "early");
         }
         // Disarmed it is silent.
-        tcp.set_timeouts(&lp, None, None).unwrap();
+        ours.set_timeouts(&lp, None, None).unwrap();
         let before = log.events().len();
         run_for(&lp, limit * 3);
         assert_eq!(log.events().len(), before);
@@ -1232,10 +1234,10 @@ fn the_read_idle_timeout_fires_again_and_again_while_nothing_comes() {
 
 #[test]
 fn bytes_in_time_keep_the_read_idle_timeout_from_firing() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        tcp.set_timeouts(&lp, Some(Duration::from_secs(40)), None)
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        ours.set_timeouts(&lp, Some(Duration::from_secs(40)), None)
             .unwrap();
         // A byte a turn; the deadline is put off by each, far ahead of any delay of this machine.
         for count in 1..=100 {
@@ -1253,17 +1255,17 @@ fn bytes_in_time_keep_the_read_idle_timeout_from_firing() {
 
 #[test]
 fn the_read_idle_timeout_rests_while_reading_is_stopped() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let limit = ms(10);
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        tcp.set_timeouts(&lp, Some(limit), None).unwrap();
-        tcp.read_stop(&lp).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        ours.set_timeouts(&lp, Some(limit), None).unwrap();
+        ours.read_stop(&lp).unwrap();
         run_for(&lp, limit * 5);
         assert_eq!(log.events(), []);
         // It counts anew from the start.
         let started = Instant::now();
-        tcp.read_start(&lp).unwrap();
+        ours.read_start(&lp).unwrap();
         run_until(&lp, || log.has(&Event::Timeout(Timeout::Read)));
         assert!(started.elapsed() >= limit, "early");
         // Nor does it come after the peer's end.
@@ -1277,33 +1279,33 @@ fn the_read_idle_timeout_rests_while_reading_is_stopped() {
 
 #[test]
 fn timeouts_do_not_count_from_before_the_call_that_starts_them() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let limit = ms(60);
         // Reading starts in a callback, after another callback took long.
         let log = Log::default();
         let started = Shared::<Option<Instant>>::new(None);
-        let (tcp, _peer) = connected(&lp, Script::new(&log).not_reading());
-        tcp.set_timeouts(&lp, Some(limit), None).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log).not_reading());
+        ours.set_timeouts(&lp, Some(limit), None).unwrap();
         lp.defer(move |_: &Loop| thread::sleep(limit * 2)).unwrap();
         let set = started.clone();
         lp.defer(move |lp: &Loop| {
             set.set(Some(Instant::now()));
-            tcp.read_start(lp).unwrap();
+            ours.read_start(lp).unwrap();
         })
         .unwrap();
         run_until(&lp, || log.has(&Event::Timeout(Timeout::Read)));
         let waited = started.get().unwrap().elapsed();
         assert!(waited >= limit, "early: {waited:?}");
-        lp.close(tcp).unwrap();
+        lp.close(ours).unwrap();
 
         // The same for a write that has to queue, outside of callbacks.
         let log = Log::default();
-        let (tcp, _peer) = connected(&lp, Script::new(&log).not_reading());
-        tcp.set_timeouts(&lp, None, Some(limit)).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log).not_reading());
+        ours.set_timeouts(&lp, None, Some(limit)).unwrap();
         some_turns(&lp);
         thread::sleep(limit * 2);
         let started = Instant::now();
-        fill(&lp, *tcp);
+        fill(&lp, ours);
         run_until(&lp, || log.has(&Event::Timeout(Timeout::Write)));
         let waited = started.elapsed();
         assert!(waited >= limit, "early: {waited:?}");
@@ -1312,16 +1314,16 @@ fn timeouts_do_not_count_from_before_the_call_that_starts_them() {
 
 #[test]
 fn the_write_stall_timeout_fires_while_the_peer_takes_nothing() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
         let limit = ms(20);
-        let (tcp, peer) = connected(&lp, Script::new(&log));
-        tcp.set_timeouts(&lp, None, Some(limit)).unwrap();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        ours.set_timeouts(&lp, None, Some(limit)).unwrap();
         // Nothing is queued: nothing stalls.
         run_for(&lp, limit * 3);
         assert_eq!(log.events(), []);
         let started = Instant::now();
-        let written = fill(&lp, *tcp);
+        let written = fill(&lp, ours);
         for count in 1..=3 {
             let fired = || log.count(&Event::Timeout(Timeout::Write));
             run_until(&lp, || fired() >= count);
@@ -1332,11 +1334,11 @@ fn the_write_stall_timeout_fires_while_the_peer_takes_nothing() {
         run_for(&lp, limit * 3);
         assert_eq!(log.count(&Event::Timeout(Timeout::Write)), before);
         // Set while writes are queued it counts from then.
-        tcp.set_timeouts(&lp, None, None).unwrap();
-        fill(&lp, *tcp);
+        ours.set_timeouts(&lp, None, None).unwrap();
+        fill(&lp, ours);
         run_for(&lp, limit * 2);
         let started = Instant::now();
-        tcp.set_timeouts(&lp, None, Some(limit)).unwrap();
+        ours.set_timeouts(&lp, None, Some(limit)).unwrap();
         run_until(&lp, || log.count(&Event::Timeout(Timeout::Write)) > before);
         assert!(started.elapsed() >= limit, "early");
     });
@@ -1344,11 +1346,11 @@ fn the_write_stall_timeout_fires_while_the_peer_takes_nothing() {
 
 #[test]
 fn both_timeouts_count_on_their_own() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let log = Log::default();
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        fill(&lp, *tcp);
-        tcp.set_timeouts(&lp, Some(ms(10)), Some(ms(25))).unwrap();
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        fill(&lp, ours);
+        ours.set_timeouts(&lp, Some(ms(10)), Some(ms(25))).unwrap();
         let started = Instant::now();
         let count = |which| log.count(&Event::Timeout(which)) as u32;
         run_until(&lp, || {
@@ -1372,13 +1374,13 @@ fn by_default_a_timeout_fails_the_stream() {
             self.0.push(Event::Close);
         }
     }
-    each_driver(|lp| {
+    each_carrier(|lp| {
         for (read, write) in [(Some(ms(5)), None), (None, Some(ms(5)))] {
             let log = Log::default();
-            let (tcp, _peer) = connected(&lp, Silent(log.clone()));
-            fill(&lp, *tcp);
-            tcp.write_owned(&lp, "never", log.done(0)).unwrap();
-            tcp.set_timeouts(&lp, read, write).unwrap();
+            let (ours, _peer) = carried(&lp, Silent(log.clone()));
+            fill(&lp, ours);
+            ours.write_owned(&lp, "never", log.done(0)).unwrap();
+            ours.set_timeouts(&lp, read, write).unwrap();
             run_to_end(&lp);
             let expected = [
                 Event::Error(Code::ETIMEDOUT),
@@ -1431,10 +1433,10 @@ fn a_turn_takes_a_bounded_part_of_what_one_stream_brings() {
 
 #[test]
 fn a_stream_that_never_ends_starves_neither_timers_nor_neighbours() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         // One peer sends without end, another takes without end what a handler writes without end.
         let stop = Arc::new(AtomicBool::new(false));
-        let (source, mut source_peer) = connected(&lp, |_: &Loop, _: Stream, _: &[u8]| {});
+        let (source, mut source_peer) = carried(&lp, |_: &Loop, _: Stream, _: &[u8]| {});
         let stopped = stop.clone();
         let sending = thread::spawn(move || {
             let bytes = vec![0; 256 * 1024];
@@ -1454,7 +1456,7 @@ fn a_stream_that_never_ends_starves_neither_timers_nor_neighbours() {
                 Endless::more(lp, stream);
             }
         }
-        let (sink, mut sink_peer) = connected(&lp, Endless);
+        let (sink, mut sink_peer) = carried(&lp, Endless);
         sink_peer.write_all(b"go").unwrap();
         let taking = thread::spawn(move || {
             let mut bytes = vec![0; 256 * 1024];
@@ -1469,7 +1471,7 @@ fn a_stream_that_never_ends_starves_neither_timers_nor_neighbours() {
         let script = Script::new(&log).on_data(|lp, stream, data| {
             stream.write(lp, data).unwrap();
         });
-        let (neighbour, mut neighbour_peer) = connected(&lp, script);
+        let (neighbour, mut neighbour_peer) = carried(&lp, script);
         for round in 1..=30 {
             neighbour_peer.write_all(b"ping").unwrap();
             assert_eq!(read_from_peer(&lp, &neighbour_peer, 4), b"ping");
@@ -1490,7 +1492,7 @@ fn a_stream_that_never_ends_starves_neither_timers_nor_neighbours() {
 
 #[test]
 fn a_handle_of_another_kind_is_no_stream() {
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let timer = Timer::open(&lp, |_, _| ()).unwrap();
         let stream = Stream::from_id(timer.id());
         let log = Log::default();
@@ -1513,9 +1515,9 @@ fn a_handle_of_another_kind_is_no_stream() {
         assert!(lp.kind(timer).is_ok(), "the timer is unharmed");
         assert_eq!(log.events(), []);
         // Nor is a stream anything else.
-        let (tcp, _peer) = connected(&lp, Script::new(&log));
-        assert_eq!(code(Timer::from_id(tcp.id()).stop(&lp)), Code::EBADF);
-        assert_eq!(code(Poll::from_id(tcp.id()).stop(&lp)), Code::EBADF);
+        let (ours, _peer) = carried(&lp, Script::new(&log));
+        assert_eq!(code(Timer::from_id(ours.id()).stop(&lp)), Code::EBADF);
+        assert_eq!(code(Poll::from_id(ours.id()).stop(&lp)), Code::EBADF);
     });
 }
 
@@ -1532,11 +1534,11 @@ fn a_handler_may_call_the_loop_whenever_it_is_asked_something() {
             self.0.handles().len() > 1000
         }
     }
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let lp: &'static Loop = Box::leak(Box::new(lp));
-        let (tcp, _peer) = connected(lp, Curious(lp));
-        tcp.attach(lp, Curious(lp)).unwrap();
-        lp.close(tcp).unwrap();
+        let (ours, _peer) = carried(lp, Curious(lp));
+        ours.attach(lp, Curious(lp)).unwrap();
+        lp.close(ours).unwrap();
         run_to_end(lp);
     });
 }
@@ -1550,7 +1552,7 @@ fn destructors_may_call_the_loop() {
             *self.1.borrow_mut() += 1;
         }
     }
-    each_driver(|lp| {
+    each_carrier(|lp| {
         let lp: &'static Loop = Box::leak(Box::new(lp));
         let dropped = Rc::new(RefCell::new(0));
         let holds = |held: Calls| {
@@ -1558,13 +1560,14 @@ fn destructors_may_call_the_loop() {
                 let _ = &held;
             }
         };
-        let (tcp, peer) = connected(lp, holds(Calls(lp, dropped.clone())));
-        tcp.attach(lp, holds(Calls(lp, dropped.clone()))).unwrap();
+        let (ours, peer) = carried(lp, holds(Calls(lp, dropped.clone())));
+        ours.attach(lp, holds(Calls(lp, dropped.clone()))).unwrap();
         assert_eq!(*dropped.borrow(), 1);
         let held = Calls(lp, dropped.clone());
-        fill(lp, *tcp);
-        tcp.write_owned(lp, "x", move |_, _, _| drop(held)).unwrap();
-        lp.close(tcp).unwrap();
+        fill(lp, ours);
+        ours.write_owned(lp, "x", move |_, _, _| drop(held))
+            .unwrap();
+        lp.close(ours).unwrap();
         run_to_end(lp);
         assert_eq!(*dropped.borrow(), 3);
         drop(peer);

@@ -6,7 +6,7 @@
 #[cfg(feature = "net")]
 mod peers;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, Read};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream as StdStream};
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe, Location};
@@ -468,6 +468,60 @@ pub fn socket_pair() -> (StdStream, StdStream) {
 pub fn connected(lp: &Loop, handler: impl StreamHandler) -> (TcpStream, StdStream) {
     let (ours, peer) = socket_pair();
     (TcpStream::adopt(lp, ours, handler).unwrap(), peer)
+}
+
+/// What carries a stream in a test that holds for each of them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Carrier {
+    Tcp,
+    #[cfg(all(unix, feature = "local"))]
+    Local,
+}
+
+/// All there are in this build.
+pub const CARRIERS: &[Carrier] = &[
+    Carrier::Tcp,
+    #[cfg(all(unix, feature = "local"))]
+    Carrier::Local,
+];
+
+thread_local! {
+    static CARRIER: Cell<Carrier> = const { Cell::new(Carrier::Tcp) };
+}
+
+/// Runs the test once on each driver with each carrier: [`carried`] gives streams of that.
+#[track_caller]
+pub fn each_carrier(test: impl Fn(Loop)) {
+    for carrier in CARRIERS {
+        CARRIER.set(*carrier);
+        let outcome = catch_unwind(AssertUnwindSafe(|| each_driver(&test)));
+        CARRIER.set(Carrier::Tcp);
+        if let Err(panic) = outcome {
+            eprintln!("carried by {carrier:?}");
+            resume_unwind(panic);
+        }
+    }
+}
+
+/// A stream of the loop, of the carrier that is being tested, and the other end of its connection.
+pub fn carried(lp: &Loop, handler: impl StreamHandler) -> (Stream, StdStream) {
+    match CARRIER.get() {
+        Carrier::Tcp => {
+            let (tcp, peer) = connected(lp, handler);
+            (tcp.into(), peer)
+        }
+        #[cfg(all(unix, feature = "local"))]
+        Carrier::Local => {
+            let (ours, peer) = Socket::pair(Domain::UNIX, Type::STREAM, None).unwrap();
+            // What is on its way to the other end counts as the sender's. Tests write at once what TCP's receiver would
+            // hold besides.
+            ours.set_send_buffer_size(SOCKET_BUFFER).unwrap();
+            peer.set_send_buffer_size(4 * SOCKET_BUFFER).unwrap();
+            let local = kolo::LocalStream::adopt(lp, ours, handler).unwrap();
+            // Its reading and writing are those of any socket.
+            (local.into(), StdStream::from(peer))
+        }
+    }
 }
 
 /// Writes so much that the system takes no more and something stays queued; how many bytes were written.
