@@ -106,7 +106,8 @@ bitflags! {
         /// The peer is known to have ended or broken the connection: read until that shows.
         const HANGUP = 1 << 10;
         /// A read that came short need not have emptied it, so each is looked at: Unix-domain
-        /// sockets (passed descriptors end a read), terminals (a line ends one), packet pipes.
+        /// sockets (passed descriptors end a read), terminals (a line ends one), pipes (a packet
+        /// ends one, and the reading end does not know that its writer made packets).
         const STOPS_SHORT = 1 << 11;
         /// Carries datagrams.
         const DATAGRAMS = 1 << 12;
@@ -226,12 +227,11 @@ impl Source {
         source
     }
 
-    /// `packets`: a read may come short though more is there.
     #[cfg(unix)]
     #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
-    pub fn of_file(file: crate::sys::File, packets: bool) -> Source {
+    pub fn of_file(file: crate::sys::File) -> Source {
         let mut source = Source::new(Object::File(file));
-        source.state.set(State::STOPS_SHORT, packets);
+        source.state = State::STOPS_SHORT;
         source
     }
 

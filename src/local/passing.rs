@@ -263,7 +263,7 @@ fn queued(handles: &mut Handles, handle: Id) -> usize {
 /// What handle a descriptor would make.
 fn kind_of(descriptor: &OwnedFd) -> Option<Kind> {
     match sys::descriptor_type(descriptor.as_raw_fd()).ok()? {
-        DescriptorType::Pipe { .. } => return Some(Kind::Pipe),
+        DescriptorType::Pipe => return Some(Kind::Pipe),
         DescriptorType::Socket => {}
         DescriptorType::Other | DescriptorType::Unwaitable => return None,
     }

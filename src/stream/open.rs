@@ -76,10 +76,9 @@ fn source_of(descriptor: OwnedFd, sole: bool) -> std::result::Result<Source, Uno
                 Err(error) => Err((error, Some(socket.into()))),
             }
         }
-        sys::DescriptorType::Pipe { packets } => {
-            Ok(Source::of_file(file(descriptor, sole)?, packets))
+        sys::DescriptorType::Pipe | sys::DescriptorType::Other => {
+            Ok(Source::of_file(file(descriptor, sole)?))
         }
-        sys::DescriptorType::Other => Ok(Source::of_file(file(descriptor, sole)?, true)),
     }
 }
 

@@ -152,10 +152,7 @@ pub(crate) fn set_nonblocking(descriptor: Descriptor, on: bool) -> io::Result<bo
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum DescriptorType {
     Socket,
-    /// `packets`: each write is read by itself (pipe(2), `O_DIRECT`).
-    Pipe {
-        packets: bool,
-    },
+    Pipe,
     /// Always ready, so that there is nothing to wait for: regular files, folders, disks.
     Unwaitable,
     /// Terminals and other character devices, event descriptors and their like.
@@ -172,24 +169,10 @@ pub(crate) fn descriptor_type(descriptor: Descriptor) -> io::Result<DescriptorTy
     }
     Ok(match status.st_mode & libc::S_IFMT {
         libc::S_IFSOCK => DescriptorType::Socket,
-        libc::S_IFIFO => DescriptorType::Pipe {
-            packets: keeps_packets(descriptor),
-        },
+        libc::S_IFIFO => DescriptorType::Pipe,
         libc::S_IFREG | libc::S_IFDIR | libc::S_IFBLK => DescriptorType::Unwaitable,
         _ => DescriptorType::Other,
     })
-}
-
-#[cfg(target_os = "linux")]
-fn keeps_packets(descriptor: Descriptor) -> bool {
-    // SAFETY: F_GETFL reads flags; a bad descriptor is answered with an error.
-    let flags = unsafe { libc::fcntl(descriptor, libc::F_GETFL) };
-    flags >= 0 && flags & libc::O_DIRECT != 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn keeps_packets(_descriptor: Descriptor) -> bool {
-    false
 }
 
 /// Takes over a descriptor that the user hands in, whose promise, given by calling the API that
@@ -246,7 +229,7 @@ pub(crate) fn open_fifo(path: &Path, writes: bool) -> io::Result<OwnedFd> {
     }
     let end = open_waiting_for_nobody(path, !writes, writes)?;
     match descriptor_type(end.as_raw_fd())? {
-        DescriptorType::Pipe { .. } => Ok(end),
+        DescriptorType::Pipe => Ok(end),
         _ => Err(io::Error::from_raw_os_error(libc::EINVAL)),
     }
 }

@@ -189,19 +189,15 @@ pub(super) fn read(
                 sys::receive_message(socket, memory)?
             };
             // More may stand behind what ended this read.
-            source
-                .state
-                .set(State::HANGUP, cut || source.state.contains(State::HANGUP));
+            if cut {
+                source.state.insert(State::HANGUP);
+            }
             Ok(length)
         }
         #[cfg(unix)]
         Object::File(file) => {
             // Until it says that it is empty.
-            let stops_short = source.state.contains(State::STOPS_SHORT);
-            source.state.set(
-                State::HANGUP,
-                stops_short || source.state.contains(State::HANGUP),
-            );
+            source.state.insert(State::HANGUP);
             file.read(memory)
         }
         Object::None | Object::Foreign(_) => Err(io::ErrorKind::NotConnected.into()),
