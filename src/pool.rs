@@ -9,12 +9,12 @@ use std::cell::Cell;
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, AssertUnwindSafe};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, Weak};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
 
-use crate::error::{Code, Result};
+use crate::error::{Code, Error};
 use crate::handles::Id;
 use crate::remote::Mailbox;
 use crate::sys;
@@ -127,7 +127,7 @@ impl Pool {
         Pool::new(self.0.options.clone())
     }
 
-    /// Queues the work of a request.
+    /// Queues the work of a request. It comes back with an error.
     ///
     /// Errors: [`Code::ENOBUFS`] when as many wait as may; [`Code::EAGAIN`] when the system gives no thread and there is
     /// none yet; [`Code::EFORKED`] in a forked child.
@@ -138,21 +138,56 @@ impl Pool {
         home: Weak<Mailbox>,
         id: Id,
         may_abandon: bool,
-    ) -> Result<Arc<Ticket>> {
+    ) -> std::result::Result<Arc<Ticket>, (Error, Box<dyn Job>)> {
+        self.queue(class, job, Some((home, id)), may_abandon)
+    }
+
+    /// Queues work whose outcome nobody waits for. It comes back when the pool does not take it.
+    #[cfg_attr(not(feature = "fs"), allow(dead_code))]
+    pub(crate) fn submit_detached(
+        &self,
+        class: WorkClass,
+        job: Box<dyn Job>,
+    ) -> std::result::Result<(), Box<dyn Job>> {
+        let queued = self.queue(class, job, None, false);
+        queued.map(drop).map_err(|(_, job)| job)
+    }
+
+    fn queue(
+        &self,
+        class: WorkClass,
+        job: Box<dyn Job>,
+        home: Option<(Weak<Mailbox>, Id)>,
+        may_abandon: bool,
+    ) -> std::result::Result<Arc<Ticket>, (Error, Box<dyn Job>)> {
         if self.0.fork_generation != sys::fork::generation() {
-            return Err(Code::EFORKED.into());
+            return Err((Code::EFORKED.into(), job));
         }
         let lane = &self.0.lanes[class as usize];
         let ticket = Arc::new(Ticket {
+            stopper: job.stopper(),
             job: Mutex::new(Some(job)),
             lane: lane.clone(),
             home,
-            id,
             may_abandon,
         });
-        lane.push(ticket.clone(), self.0.options.stack_size)?;
-        Ok(ticket)
+        match lane.push(ticket.clone(), self.0.options.stack_size) {
+            Ok(()) => Ok(ticket),
+            // Not queued, or taken out of the queue: it is there.
+            Err((error, Some(job))) => Err((error, job)),
+            Err((_, None)) => Ok(ticket),
+        }
     }
+}
+
+thread_local! {
+    static IS_OF_POOL: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Whether the calling thread is one of a pool's: whether it may wait for disks.
+#[cfg_attr(not(feature = "fs"), allow(dead_code))]
+pub(crate) fn is_pool_thread() -> bool {
+    IS_OF_POOL.try_with(Cell::get).unwrap_or(false)
 }
 
 impl Default for Pool {
@@ -195,16 +230,29 @@ thread_local! {
 /// Work for a pool's thread. It comes home when it has run.
 pub(crate) trait Job: Any + Send {
     fn run(&mut self);
+
+    /// For work that takes long and can be stopped while it runs: what to set for that.
+    fn stopper(&self) -> Option<Stopper> {
+        None
+    }
+
+    /// The pool does not take it. `true`: a part was done before, which is to be told with this error.
+    fn refused(&mut self, _error: Error) -> bool {
+        false
+    }
 }
+
+/// Set by the loop when a job that is running is to stop.
+pub(crate) type Stopper = Arc<AtomicBool>;
 
 /// A job's place in the queue.
 pub(crate) struct Ticket {
     /// Gone when a thread has begun it, or its loop took it back; both under the lane's lock.
     job: Mutex<Option<Box<dyn Job>>>,
+    stopper: Option<Stopper>,
     lane: Arc<Lane>,
-    /// Not a hold on it: a loop need not wait for a job that it has given up, nor be kept by it.
-    home: Weak<Mailbox>,
-    id: Id,
+    /// Who waits for it. Not a hold on it: a loop need not wait for a job that it has given up, nor be kept by it.
+    home: Option<(Weak<Mailbox>, Id)>,
     /// All that the job has is its own: nobody need wait for it.
     may_abandon: bool,
 }
@@ -238,6 +286,14 @@ impl Ticket {
         Some(job)
     }
 
+    /// Has a job that was begun stop soon, if it can be stopped.
+    pub fn stop(&self) -> bool {
+        if let Some(stopper) = &self.stopper {
+            stopper.store(true, Ordering::Relaxed);
+        }
+        self.stopper.is_some()
+    }
+
     /// What the thread with this number does.
     fn run(&self, mut job: Box<dyn Job>, number: u64) {
         let outcome = match catch_unwind(AssertUnwindSafe(|| job.run())) {
@@ -252,9 +308,9 @@ impl Ticket {
             // From here on it does not take long.
             self.lane.state().left_alone.retain(|it| *it != number);
         }
-        let id = self.id;
-        if let Some(home) = self.home.upgrade() {
-            home.finished(Finished { id, outcome });
+        let Some((home, id)) = &self.home else { return };
+        if let Some(home) = home.upgrade() {
+            home.finished(Finished { id: *id, outcome });
         }
     }
 }
@@ -315,10 +371,15 @@ impl Lane {
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    fn push(self: &Arc<Lane>, ticket: Arc<Ticket>, stack_size: Option<usize>) -> Result<()> {
+    /// Queues a ticket. With an error comes the job, unless a thread has it after all.
+    fn push(
+        self: &Arc<Lane>,
+        ticket: Arc<Ticket>,
+        stack_size: Option<usize>,
+    ) -> std::result::Result<(), (Error, Option<Box<dyn Job>>)> {
         let mut state = self.state();
         if state.queue.len() - state.empty >= self.capacity {
-            return Err(Code::ENOBUFS.into());
+            return Err((Code::ENOBUFS.into(), ticket.take()));
         }
         state.queue.push_back(ticket.clone());
         // Those who were notified and have not woken yet count as idle: each has a ticket of its own.
@@ -355,10 +416,7 @@ impl Lane {
                     return Ok(()); // those that there are will come to it
                 }
                 drop(state);
-                match ticket.take_back() {
-                    Some(_job) => Err(error.into()),
-                    None => Ok(()),
-                }
+                Err((error.into(), ticket.take_back()))
             }
         }
     }
@@ -367,6 +425,7 @@ impl Lane {
     fn work(&self, number: u64) {
         #[cfg(unix)]
         sys::signals::block_all();
+        IS_OF_POOL.set(true);
         let mut state = self.state();
         loop {
             if let Some(ticket) = state.queue.pop_front() {

@@ -81,6 +81,9 @@ impl Request {
     /// Takes the work back, if no thread has begun it; its callback hears [`Code::ECANCELED`]. A name that is being looked
     /// up is given up also when a thread is at it.
     ///
+    /// Work that takes long and goes on in steps (copying a file) is stopped also when it was begun: its callback hears
+    /// [`Code::ECANCELED`] soon, unless it was over by then.
+    ///
     /// Errors: [`Code::EBUSY`] when it was begun, or is over: the callback tells what came of it; [`Code::EBADF`] when
     /// that was told already.
     pub fn cancel(self, lp: &Loop) -> Result<()> {
@@ -113,7 +116,13 @@ fn end_with(core: &mut Core, id: Id, code: Code) -> Result<()> {
     }
     let (job, may_end) = request.give_up();
     if !may_end {
-        return Err(Code::EBUSY.into());
+        // What can be stopped ends soon; its outcome tells whether it was over before.
+        let stops = matches!(&request.stage, Stage::AtPool(ticket) if ticket.stop());
+        return if stops {
+            Ok(())
+        } else {
+            Err(Code::EBUSY.into())
+        };
     }
     request.stage = Stage::Over(Err(code.into()));
     over(core, id);
@@ -164,6 +173,9 @@ pub(crate) fn came_home(core: &mut Core, finished: Finished) {
 /// Closing: `false` when a thread is still at the job, after which the request closes.
 pub(crate) fn close(request: &mut RequestState) -> bool {
     let (job, may_end) = request.give_up();
+    if let (Stage::AtPool(ticket), false) = (&request.stage, may_end) {
+        ticket.stop();
+    }
     request.stage = match job {
         // Dropped with the rest of it in the closing phase.
         Some(job) => Stage::Over(Ok(job)),
@@ -271,9 +283,16 @@ impl Loop {
                 core.handles.set_active(id, true);
                 Ok(Request(id))
             }
-            Err(error) => {
+            Err((error, mut job)) => {
+                if job.refused(error) {
+                    let mut core = self.core()?;
+                    state(&mut core, id)?.stage = Stage::Over(Ok(job));
+                    core.handles.set_active(id, true);
+                    over(&mut core, id);
+                    return Ok(Request(id));
+                }
                 let entry = self.core()?.handles.remove(id);
-                drop(entry);
+                drop((entry, job));
                 Err(error)
             }
         }
@@ -281,13 +300,17 @@ impl Loop {
 
     /// A request whose outcome is known already: it is told in the next deferred phase.
     #[cfg_attr(not(any(feature = "fs", feature = "dns")), allow(dead_code))]
-    pub(crate) fn submit_done<J: Any>(
+    pub(crate) fn submit_done<T: 'static>(
         &self,
-        outcome: Result<Box<J>>,
-        done: impl FnOnce(&Loop, Request, Result<Box<J>>) + 'static,
+        outcome: Result<T>,
+        done: impl FnOnce(&Loop, Request, Result<T>) + 'static,
     ) -> Result<Request> {
-        let outcome = outcome.map(|job| job as Box<dyn Any>);
-        let id = self.insert_request(Stage::Over(outcome), Hold::UntilDone, done)?;
+        // The outcome stands beside the function, in the same memory; nothing comes home.
+        let home: Result<Box<dyn Any>> = Ok(Box::new(()));
+        let done = move |lp: &Loop, request: Request, home: Result<Box<()>>| {
+            done(lp, request, home.and(outcome));
+        };
+        let id = self.insert_request(Stage::Over(home), Hold::UntilDone, done)?;
         let mut core = self.core()?;
         core.handles.set_active(id, true);
         over(&mut core, id);
