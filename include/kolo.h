@@ -8,7 +8,7 @@
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
  * the system; streams; TCP; names; listening; many loops; UDP; Unix-domain sockets; pipes; child
- * processes; terminals; watching files and folders; initialisers.
+ * processes; terminals; watching files and folders; the file system; files; directories; initialisers.
  *
  *
  * An echo server
@@ -175,6 +175,12 @@ typedef kolo_handle kolo_request;
 
 /** A watched file or folder. */
 typedef kolo_handle kolo_watch;
+
+/** An open file. */
+typedef kolo_handle kolo_file;
+
+/** An open directory. */
+typedef kolo_handle kolo_directory;
 
 /** The number of a pool of threads. It belongs to no loop; 0 is never one. */
 typedef uint64_t kolo_pool;
@@ -785,10 +791,14 @@ typedef enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /** A kolo_request. */
     KOLO_KIND_REQUEST = 13,
+    /** A kolo_file. */
+    KOLO_KIND_FILE = 14,
     /** A kolo_watch. */
     KOLO_KIND_WATCH = 15,
     /** A kolo_tty. */
     KOLO_KIND_TTY = 16,
+    /** A kolo_directory. */
+    KOLO_KIND_DIRECTORY = 17,
 } kolo_kind;
 
 /** The handle has closed: nothing more will be heard of it, and what `user` points to may be freed. */
@@ -4062,6 +4072,869 @@ int kolo_watch_open(kolo_loop *loop,
  */
 int kolo_watch_path(kolo_loop *loop, kolo_watch watch, char *path, size_t capacity);
 
+/* The file system ================================================================================
+ *
+ * Operations on names. Each comes twice. kolo_fs_stat has it done on a thread of the loop's pool
+ * (KOLO_WORK_FILES), and then calls `done` on the loop; kolo_fs_stat_sync does it here and now, needs
+ * no loop, and may be called from any thread.
+ *
+ * What is under way is a request, as with kolo_work_submit: `done` comes exactly once, never before
+ * the function returns, and `out`, which may be NULL, gets its number for kolo_request_cancel. Paths
+ * are texts that end with a NUL, of any bytes (Windows: UTF-8), and are copied.
+ *
+ * The errors of the operation itself, which the first form tells to `done` and the second one
+ * returns, are those of the system call that is named: KOLO_ENOENT, KOLO_EACCES, KOLO_ENOTDIR,
+ * KOLO_ELOOP, KOLO_ENAMETOOLONG, KOLO_EROFS, KOLO_EXDEV and so on; kolo_system_error tells the
+ * system's own number. Besides, the first form returns KOLO_EINVAL if a path or `done` is NULL,
+ * KOLO_ENOBUFS if as much work waits as may or the loop holds as many handles as it can, KOLO_EAGAIN
+ * if the system gives no thread, KOLO_ECANCELED while the loop is being freed; then `done` does not
+ * come.
+ *
+ * Windows: kolo_fs_mkdtemp, kolo_fs_chown, kolo_fs_lchown, kolo_fs_lutimes and kolo_fs_statfs answer
+ * KOLO_ENOTSUP; of permissions there is only whether a file may be written to.
+ */
+
+/** What a name stands for. */
+typedef enum kolo_file_type {
+    /** Something else, or not told. */
+    KOLO_FILE_TYPE_UNKNOWN = 0,
+    /** A regular file. */
+    KOLO_FILE_TYPE_REGULAR = 1,
+    /** A directory. */
+    KOLO_FILE_TYPE_DIRECTORY = 2,
+    /** A symbolic link. */
+    KOLO_FILE_TYPE_LINK = 3,
+    /** A FIFO (named pipe). */
+    KOLO_FILE_TYPE_FIFO = 4,
+    /** A Unix-domain socket. */
+    KOLO_FILE_TYPE_SOCKET = 5,
+    /** A character device. */
+    KOLO_FILE_TYPE_CHARACTER_DEVICE = 6,
+    /** A block device. */
+    KOLO_FILE_TYPE_BLOCK_DEVICE = 7,
+} kolo_file_type;
+
+/** What is asked of kolo_fs_access; to be combined with |. */
+typedef enum kolo_access {
+    /** It is there. */
+    KOLO_ACCESS_EXISTS = 0,
+    /** It may be executed; a directory, gone through. */
+    KOLO_ACCESS_EXECUTE = 1,
+    /** It may be written to. */
+    KOLO_ACCESS_WRITE = 2,
+    /** It may be read. */
+    KOLO_ACCESS_READ = 4,
+} kolo_access;
+
+/** How kolo_fs_copy copies; to be combined with |. */
+typedef enum kolo_copy_flag {
+    /** Fails with KOLO_EEXIST if the target exists. */
+    KOLO_COPY_EXCLUSIVE = 1,
+    /**
+     * The copy must share the blocks of the original until one of them is changed; where the file
+     * system cannot do that it fails, most often with KOLO_ENOTSUP, KOLO_EXDEV or KOLO_EINVAL.
+     * Without this flag they are shared where that can be done.
+     */
+    KOLO_COPY_REFLINK = 2,
+} kolo_copy_flag;
+
+/** For the times that kolo_fs_utimes does not take from its arguments; to be combined with |. */
+typedef enum kolo_utimes_flag {
+    /** The file was read now. */
+    KOLO_UTIMES_ACCESSED_NOW = 1,
+    /** When it was read stays as it is. */
+    KOLO_UTIMES_ACCESSED_KEEP = 2,
+    /** The file was changed now. */
+    KOLO_UTIMES_MODIFIED_NOW = 4,
+    /** When it was changed stays as it is. */
+    KOLO_UTIMES_MODIFIED_KEEP = 8,
+} kolo_utimes_flag;
+
+/** What is known of a file (stat(2)). Times are nanoseconds since 1970, or before it if negative. */
+typedef struct kolo_stat {
+    /** sizeof(kolo_stat), set by KOLO_STAT_INIT. */
+    size_t size;
+    /** A kolo_file_type. */
+    uint32_t type;
+    /** Permissions: the lowest twelve bits of st_mode. */
+    uint32_t mode;
+    /** The file system that it is in. */
+    uint64_t device;
+    /** Its number there: with `device`, what tells one file from another. */
+    uint64_t inode;
+    /** Names that it has. */
+    uint64_t links;
+    /** Its length in bytes. */
+    uint64_t length;
+    /** What it takes on the disk, in bytes. */
+    uint64_t allocated;
+    /** The device that it stands for, if it is one. */
+    uint64_t special_device;
+    /** Its owner. */
+    uint32_t uid;
+    /** Its group. */
+    uint32_t gid;
+    /** A size that reading and writing serve well with. */
+    uint64_t block_size;
+    /** When it was last read. */
+    int64_t accessed_ns;
+    /** When its bytes were last changed. */
+    int64_t modified_ns;
+    /** When anything about it was last changed. */
+    int64_t changed_ns;
+    /** When it was made; 0 where that is not known. */
+    int64_t created_ns;
+} kolo_stat;
+
+/** As kolo_fs_cb, with what is known of the file; NULL if `status` is not 0. */
+typedef void (*kolo_stat_cb)(kolo_loop *loop,
+                             kolo_request request,
+                             int status,
+                             const kolo_stat *stat,
+                             void *user);
+
+/**
+ * An operation is done: `status` is 0, or what went wrong; KOLO_ECANCELED when it was taken back, or
+ * the request closed.
+ */
+typedef void (*kolo_fs_cb)(kolo_loop *loop, kolo_request request, int status, void *user);
+
+/** As kolo_fs_cb, with a path of so many bytes and a NUL; NULL if `status` is not 0. */
+typedef void (*kolo_path_cb)(kolo_loop *loop,
+                             kolo_request request,
+                             int status,
+                             const char *path,
+                             size_t length,
+                             void *user);
+
+/** How much a file system holds (statfs(2)). */
+typedef struct kolo_statfs {
+    /** sizeof(kolo_statfs), set by KOLO_STATFS_INIT. */
+    size_t size;
+    /** What kind it is, as Linux numbers them (f_type); elsewhere 0. */
+    uint64_t kind;
+    /** The size of a block in bytes: the unit of the next three. */
+    uint64_t block_size;
+    /** Blocks in all. */
+    uint64_t blocks;
+    /** Free blocks. */
+    uint64_t blocks_free;
+    /** Free blocks that a program without privileges can have. */
+    uint64_t blocks_available;
+    /** Files in all that there can be. */
+    uint64_t files;
+    /** Files that there can still be. */
+    uint64_t files_free;
+} kolo_statfs;
+
+/** As kolo_fs_cb, with what the file system holds; NULL if `status` is not 0. */
+typedef void (*kolo_statfs_cb)(kolo_loop *loop,
+                               kolo_request request,
+                               int status,
+                               const kolo_statfs *statfs,
+                               void *user);
+
+/**
+ * As kolo_fs_cb, with the bytes that were read, written or copied: also if `status` says that an error
+ * came before all were.
+ */
+typedef void (*kolo_transfer_cb)(kolo_loop *loop,
+                                 kolo_request request,
+                                 int status,
+                                 uint64_t length,
+                                 void *user);
+
+/** Tells what is known of a file, of what a symbolic link leads to (stat(2)). */
+int kolo_fs_stat(kolo_loop *loop,
+                 const char *path,
+                 kolo_stat_cb done,
+                 void *user,
+                 kolo_request *out);
+
+/** As kolo_fs_stat, here and now. Any thread. `out` begins with its `size`. */
+int kolo_fs_stat_sync(const char *path, kolo_stat *out);
+
+/** Tells what is known of a file, of a symbolic link itself (lstat(2)). */
+int kolo_fs_lstat(kolo_loop *loop,
+                  const char *path,
+                  kolo_stat_cb done,
+                  void *user,
+                  kolo_request *out);
+
+/** As kolo_fs_lstat, here and now. Any thread. `out` begins with its `size`. */
+int kolo_fs_lstat_sync(const char *path, kolo_stat *out);
+
+/**
+ * Asks whether the process may use a file: `mode` is of kolo_access (access(2)). By the time the
+ * answer comes it may be different.
+ *
+ * Errors at once: KOLO_EINVAL for a mode that there is not.
+ */
+int kolo_fs_access(kolo_loop *loop,
+                   const char *path,
+                   uint32_t mode,
+                   kolo_fs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_access, here and now. Any thread. */
+int kolo_fs_access_sync(const char *path, uint32_t mode);
+
+/** Makes a directory with the permissions `mode`, less those that the process masks (mkdir(2)). */
+int kolo_fs_mkdir(kolo_loop *loop,
+                  const char *path,
+                  uint32_t mode,
+                  kolo_fs_cb done,
+                  void *user,
+                  kolo_request *out);
+
+/** As kolo_fs_mkdir, here and now. Any thread. */
+int kolo_fs_mkdir_sync(const char *path, uint32_t mode);
+
+/**
+ * Makes a directory whose name is `prefix` and six characters that no other has, for this user alone
+ * (mkdtemp(3)), and tells its path.
+ */
+int kolo_fs_mkdtemp(kolo_loop *loop,
+                    const char *prefix,
+                    kolo_path_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/**
+ * As kolo_fs_mkdtemp, here and now. Any thread. The path and a NUL are written to
+ * `text`, if `capacity` bytes hold them, else it returns KOLO_ENOBUFS. Returns the path's length.
+ */
+int kolo_fs_mkdtemp_sync(const char *prefix, char *text, size_t capacity);
+
+/** Removes a directory, which must be empty (rmdir(2)). */
+int kolo_fs_rmdir(kolo_loop *loop,
+                  const char *path,
+                  kolo_fs_cb done,
+                  void *user,
+                  kolo_request *out);
+
+/** As kolo_fs_rmdir, here and now. Any thread. */
+int kolo_fs_rmdir_sync(const char *path);
+
+/** Removes a name, and the file with its last one (unlink(2)). */
+int kolo_fs_unlink(kolo_loop *loop,
+                   const char *path,
+                   kolo_fs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_unlink, here and now. Any thread. */
+int kolo_fs_unlink_sync(const char *path);
+
+/** Gives a file another name, in place of what had that name (rename(2)). */
+int kolo_fs_rename(kolo_loop *loop,
+                   const char *path,
+                   const char *new_path,
+                   kolo_fs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_rename, here and now. Any thread. */
+int kolo_fs_rename_sync(const char *path, const char *new_path);
+
+/** Gives a file a second name (link(2)). */
+int kolo_fs_link(kolo_loop *loop,
+                 const char *path,
+                 const char *new_path,
+                 kolo_fs_cb done,
+                 void *user,
+                 kolo_request *out);
+
+/** As kolo_fs_link, here and now. Any thread. */
+int kolo_fs_link_sync(const char *path, const char *new_path);
+
+/** Makes a symbolic link at `path` that leads to `target` (symlink(2)). */
+int kolo_fs_symlink(kolo_loop *loop,
+                    const char *target,
+                    const char *path,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_fs_symlink, here and now. Any thread. */
+int kolo_fs_symlink_sync(const char *target, const char *path);
+
+/** Tells where a symbolic link leads (readlink(2)). */
+int kolo_fs_readlink(kolo_loop *loop,
+                     const char *path,
+                     kolo_path_cb done,
+                     void *user,
+                     kolo_request *out);
+
+/**
+ * As kolo_fs_readlink, here and now. Any thread. The path and a NUL are written to
+ * `text`, if `capacity` bytes hold them, else it returns KOLO_ENOBUFS. Returns the path's length.
+ */
+int kolo_fs_readlink_sync(const char *path, char *text, size_t capacity);
+
+/** Tells the absolute path without links, "." and ".." (realpath(3)). */
+int kolo_fs_realpath(kolo_loop *loop,
+                     const char *path,
+                     kolo_path_cb done,
+                     void *user,
+                     kolo_request *out);
+
+/**
+ * As kolo_fs_realpath, here and now. Any thread. The path and a NUL are written to
+ * `text`, if `capacity` bytes hold them, else it returns KOLO_ENOBUFS. Returns the path's length.
+ */
+int kolo_fs_realpath_sync(const char *path, char *text, size_t capacity);
+
+/** Makes a file shorter, or longer by zeros (truncate(2)). */
+int kolo_fs_truncate(kolo_loop *loop,
+                     const char *path,
+                     uint64_t length,
+                     kolo_fs_cb done,
+                     void *user,
+                     kolo_request *out);
+
+/** As kolo_fs_truncate, here and now. Any thread. */
+int kolo_fs_truncate_sync(const char *path, uint64_t length);
+
+/** Sets a file's permissions (chmod(2)). */
+int kolo_fs_chmod(kolo_loop *loop,
+                  const char *path,
+                  uint32_t mode,
+                  kolo_fs_cb done,
+                  void *user,
+                  kolo_request *out);
+
+/** As kolo_fs_chmod, here and now. Any thread. */
+int kolo_fs_chmod_sync(const char *path, uint32_t mode);
+
+/** Sets a file's owner and group; UINT32_MAX leaves one as it is (chown(2)). */
+int kolo_fs_chown(kolo_loop *loop,
+                  const char *path,
+                  uint32_t uid,
+                  uint32_t gid,
+                  kolo_fs_cb done,
+                  void *user,
+                  kolo_request *out);
+
+/** As kolo_fs_chown, here and now. Any thread. */
+int kolo_fs_chown_sync(const char *path, uint32_t uid, uint32_t gid);
+
+/** As kolo_fs_chown, of a symbolic link itself (lchown(2)). */
+int kolo_fs_lchown(kolo_loop *loop,
+                   const char *path,
+                   uint32_t uid,
+                   uint32_t gid,
+                   kolo_fs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_lchown, here and now. Any thread. */
+int kolo_fs_lchown_sync(const char *path, uint32_t uid, uint32_t gid);
+
+/**
+ * Sets when a file was last read and last changed: to these times, or what `flags` (of
+ * kolo_utimes_flag) say instead (utimensat(2)).
+ *
+ * Errors at once: KOLO_EINVAL for flags that there are not, or that contradict each other.
+ */
+int kolo_fs_utimes(kolo_loop *loop,
+                   const char *path,
+                   int64_t accessed_ns,
+                   int64_t modified_ns,
+                   uint32_t flags,
+                   kolo_fs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_utimes, here and now. Any thread. */
+int kolo_fs_utimes_sync(const char *path, int64_t accessed_ns, int64_t modified_ns, uint32_t flags);
+
+/**
+ * As kolo_fs_utimes, of a symbolic link itself.
+ *
+ * Errors at once: KOLO_EINVAL as there.
+ */
+int kolo_fs_lutimes(kolo_loop *loop,
+                    const char *path,
+                    int64_t accessed_ns,
+                    int64_t modified_ns,
+                    uint32_t flags,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_fs_lutimes, here and now. Any thread. */
+int kolo_fs_lutimes_sync(const char *path,
+                         int64_t accessed_ns,
+                         int64_t modified_ns,
+                         uint32_t flags);
+
+/** Tells how much the file system at `path` holds (statfs(2)). */
+int kolo_fs_statfs(kolo_loop *loop,
+                   const char *path,
+                   kolo_statfs_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_fs_statfs, here and now. Any thread. `out` begins with its `size`. */
+int kolo_fs_statfs_sync(const char *path, kolo_statfs *out);
+
+/**
+ * Copies a regular file: its bytes and its permissions, in place of what stood in `new_path`; `flags`
+ * are of kolo_copy_flag. Where the file system can share blocks (btrfs, XFS), that is all it does;
+ * otherwise the kernel copies where it can. kolo_request_cancel stops it also while it runs.
+ *
+ * When it fails there is no target any more, unless it failed before that was changed.
+ *
+ * Errors of its own: KOLO_EINVAL if both are the same file, or the source is no regular one;
+ * KOLO_EISDIR if it is a directory.
+ *
+ * Errors at once: KOLO_EINVAL for flags that there are not.
+ */
+int kolo_fs_copy(kolo_loop *loop,
+                 const char *path,
+                 const char *new_path,
+                 uint32_t flags,
+                 kolo_transfer_cb done,
+                 void *user,
+                 kolo_request *out);
+
+/**
+ * As kolo_fs_copy, here and now. Any thread. `out`, which may be NULL, gets the
+ * bytes copied.
+ */
+int kolo_fs_copy_sync(const char *path, const char *new_path, uint32_t flags, uint64_t *out);
+
+/* Files ==========================================================================================
+ *
+ * An open file is a handle, made by kolo_file_open. Reads and writes are positional: any number of them
+ * can be under way at once, in any order. What the system has in memory is read without another thread;
+ * what may have to wait for a disk is done on the loop's pool (KOLO_WORK_FILES). Both are told in the
+ * same way: what is under way is a request, whose `done` comes exactly once, never before the function
+ * returns; `out`, which may be NULL, gets its number for kolo_request_cancel.
+ *
+ * kolo_close closes a file like every handle: its number is dead at once. Operations under way are
+ * still done, and the descriptor is closed after the last of them. kolo_file_close does the same and
+ * tells what close(2) says.
+ *
+ * The functions that end with _sync do it here and now, which may have to wait for a disk. The errors
+ * of the operation itself, which the others tell to `done`, they return: those of the system call that
+ * is named. Besides, the others return KOLO_EINVAL if `done` is NULL, KOLO_ENOBUFS if as much work waits
+ * as may or the loop holds as many handles as it can, KOLO_EAGAIN if the system gives no thread,
+ * KOLO_ECANCELED while the loop is being freed; then `done` does not come.
+ */
+
+/**
+ * How a file is opened; to be combined with |. Without KOLO_OPEN_WRITE and KOLO_OPEN_APPEND it is opened
+ * for reading.
+ */
+typedef enum kolo_open_flag {
+    /** It is read. */
+    KOLO_OPEN_READ = 1,
+    /** It is written. */
+    KOLO_OPEN_WRITE = 2,
+    /** It is written, each time at its end, whatever the offset says. */
+    KOLO_OPEN_APPEND = 4,
+    /** It is made if it does not exist. */
+    KOLO_OPEN_CREATE = 8,
+    /** It is made, and must not exist before (KOLO_EEXIST). */
+    KOLO_OPEN_EXCLUSIVE = 16,
+    /** What stands in it is thrown away. */
+    KOLO_OPEN_TRUNCATE = 32,
+    /** It must be a directory (KOLO_ENOTDIR): for kolo_open_options.directory, kolo_directory_open_file. */
+    KOLO_OPEN_DIRECTORY = 64,
+    /** It must not be a symbolic link (KOLO_ELOOP). */
+    KOLO_OPEN_NO_FOLLOW = 128,
+    /** Opening does not wait for the other side of a FIFO. */
+    KOLO_OPEN_NO_WAIT = 256,
+    /** A write is over when it is on the disk, with all that is known of the file. */
+    KOLO_OPEN_SYNC = 512,
+    /** A write is over when it is on the disk, with what is needed to read it. */
+    KOLO_OPEN_DATA_SYNC = 1024,
+    /**
+     * Neither "..", nor an absolute path, nor a symbolic link leads out of the directory in which the
+     * path begins (KOLO_EXDEV): openat2(2). Linux 5.6; elsewhere KOLO_ENOTSUP.
+     */
+    KOLO_OPEN_BENEATH = 2048,
+} kolo_open_flag;
+
+/** Where in a file. */
+typedef enum kolo_offset {
+    /**
+     * Where the last operation at the current position ended: for what has no other positions, such as
+     * pipes and terminals (which are better streams: reading them keeps a thread waiting). One
+     * operation at a time: the next one gets KOLO_EBUSY, for there would be no order between them.
+     */
+    KOLO_OFFSET_CURRENT = -1,
+} kolo_offset;
+
+/** How a file is opened. Begin with KOLO_OPEN_OPTIONS_INIT; a member that is zero means its default. */
+typedef struct kolo_open_options {
+    /** sizeof(kolo_open_options), set by KOLO_OPEN_OPTIONS_INIT. */
+    size_t size;
+    /** Of kolo_open_flag. Default: to read. */
+    uint32_t flags;
+    /** The permissions of a file that is made, less those that the process masks. Default 0666. */
+    uint32_t mode;
+    /** The open directory in which a relative path begins. Default: the process's working directory. */
+    kolo_file directory;
+} kolo_open_options;
+
+/**
+ * A file is open: `status` is 0 and `file` its handle; or `status` says what went wrong, and `file`
+ * is 0.
+ */
+typedef void (*kolo_file_cb)(kolo_loop *loop,
+                             kolo_request request,
+                             int status,
+                             kolo_file file,
+                             void *user);
+
+/**
+ * Opens a file (open(2)). `options` may be NULL: to read.
+ *
+ * Errors at once, besides those of the part's introduction: KOLO_EINVAL if `path` is NULL, for flags
+ * that there are not, and for KOLO_OPEN_TRUNCATE of a file that is not written or KOLO_OPEN_DIRECTORY of
+ * one that is; KOLO_EBADF for a directory that is closed. To `done`: KOLO_ENOENT, KOLO_EACCES,
+ * KOLO_EISDIR, KOLO_EMFILE and so on; KOLO_ENOBUFS if the loop holds as many handles as it can.
+ */
+int kolo_file_open(kolo_loop *loop,
+                   const char *path,
+                   const kolo_open_options *options,
+                   kolo_file_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_file_open, here and now. */
+int kolo_file_open_sync(kolo_loop *loop,
+                        const char *path,
+                        const kolo_open_options *options,
+                        kolo_file *out);
+
+/**
+ * Makes a handle for a descriptor that was opened elsewhere, which is kolo's from then on. Whether it
+ * blocks is left as it is.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBADF for a descriptor that is not open; KOLO_ENOBUFS if
+ * the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed. Then the
+ * descriptor is still the caller's. Windows: KOLO_ENOTSUP.
+ */
+int kolo_file_adopt(kolo_loop *loop,
+                    kolo_socket descriptor,
+                    kolo_file *out);
+
+/**
+ * Takes the descriptor out of kolo: it is the caller's, and the handle is closed.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while operations on the file are under way.
+ * Windows: KOLO_ENOTSUP.
+ */
+int kolo_file_release(kolo_loop *loop, kolo_file file, kolo_socket *out);
+
+/**
+ * Tells the file's descriptor, which stays kolo's: it must not be closed.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL. Windows: KOLO_ENOTSUP.
+ */
+int kolo_file_descriptor(kolo_loop *loop, kolo_file file, kolo_socket *out);
+
+/**
+ * Closes a file, and tells `done` what close(2) says of what was written: on file systems over a
+ * network, KOLO_EIO, KOLO_EDQUOT, KOLO_ENOSPC. The handle is closed at once, and its kolo_on_close comes
+ * as after kolo_close. That the bytes are on a disk only kolo_file_fsync tells.
+ *
+ * When this itself fails, the file is still open.
+ */
+int kolo_file_close(kolo_loop *loop,
+                    kolo_file file,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_file_close, here and now. The handle is closed in any case. */
+int kolo_file_close_sync(kolo_loop *loop, kolo_file file);
+
+/**
+ * Reads from `offset` on until `length` bytes of `memory` are full or the file ends: only at its end
+ * `done` is told fewer, and 0 at the end itself. (At KOLO_OFFSET_CURRENT, what one read(2) brings.) The
+ * memory is kolo's until `done`.
+ *
+ * To `done`: KOLO_EIO, KOLO_EISDIR, KOLO_EBADF for a file that is not open for reading, KOLO_ESPIPE for
+ * one that has no positions and so on; KOLO_ECANCELED.
+ *
+ * Errors at once, besides those of the part's introduction: KOLO_EINVAL if `memory` is NULL and `length`
+ * is not 0, and for a negative offset that is not KOLO_OFFSET_CURRENT; KOLO_EBUSY at the current position
+ * while another operation is under way there.
+ */
+int kolo_file_read(kolo_loop *loop,
+                   kolo_file file,
+                   void *memory,
+                   size_t length,
+                   int64_t offset,
+                   kolo_transfer_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/**
+ * As kolo_file_read, into several pieces of memory, one after the other. The array of buffers may
+ * go when this returns.
+ */
+int kolo_file_read_vectored(kolo_loop *loop,
+                            kolo_file file,
+                            const kolo_buffer *buffers,
+                            size_t count,
+                            int64_t offset,
+                            kolo_transfer_cb done,
+                            void *user,
+                            kolo_request *out);
+
+/**
+ * Writes `length` bytes at `offset`: all of them, unless an error comes between. Then `done` gets the
+ * error, and how many bytes were written before. The memory must stay as it is until `done`.
+ *
+ * To `done`: KOLO_ENOSPC, KOLO_EDQUOT, KOLO_EFBIG, KOLO_EIO, KOLO_EBADF for a file that is not open for
+ * writing and so on; KOLO_ECANCELED.
+ *
+ * Errors at once: as kolo_file_read.
+ */
+int kolo_file_write(kolo_loop *loop,
+                    kolo_file file,
+                    const void *memory,
+                    size_t length,
+                    int64_t offset,
+                    kolo_transfer_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/**
+ * As kolo_file_write, from several pieces of memory, one after the other. The array of buffers may
+ * go when this returns.
+ */
+int kolo_file_write_vectored(kolo_loop *loop,
+                             kolo_file file,
+                             const kolo_buffer *buffers,
+                             size_t count,
+                             int64_t offset,
+                             kolo_transfer_cb done,
+                             void *user,
+                             kolo_request *out);
+
+/**
+ * As kolo_file_read, here and now: `out` gets the bytes read. An error that comes after some were read
+ * is told by the next call.
+ */
+int kolo_file_read_sync(kolo_loop *loop,
+                        kolo_file file,
+                        void *memory,
+                        size_t length,
+                        int64_t offset,
+                        size_t *out);
+
+/** As kolo_file_read_sync, into several pieces of memory, one after the other. */
+int kolo_file_read_vectored_sync(kolo_loop *loop,
+                                 kolo_file file,
+                                 const kolo_buffer *buffers,
+                                 size_t count,
+                                 int64_t offset,
+                                 size_t *out);
+
+/**
+ * As kolo_file_write, here and now: `out` gets the bytes written. If that is fewer than `length`, the next
+ * call tells why.
+ */
+int kolo_file_write_sync(kolo_loop *loop,
+                         kolo_file file,
+                         const void *memory,
+                         size_t length,
+                         int64_t offset,
+                         size_t *out);
+
+/** As kolo_file_write_sync, from several pieces of memory, one after the other. */
+int kolo_file_write_vectored_sync(kolo_loop *loop,
+                                  kolo_file file,
+                                  const kolo_buffer *buffers,
+                                  size_t count,
+                                  int64_t offset,
+                                  size_t *out);
+
+/** Tells what is known of the file (fstat(2)). */
+int kolo_file_stat(kolo_loop *loop,
+                   kolo_file file,
+                   kolo_stat_cb done,
+                   void *user,
+                   kolo_request *out);
+
+/** As kolo_file_stat, here and now. `out` begins with its `size`. */
+int kolo_file_stat_sync(kolo_loop *loop, kolo_file file, kolo_stat *out);
+
+/** Has what was written put on the disk, with all that is known of the file (fsync(2)). */
+int kolo_file_fsync(kolo_loop *loop,
+                    kolo_file file,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_file_fsync, here and now. */
+int kolo_file_fsync_sync(kolo_loop *loop, kolo_file file);
+
+/** Has what was written put on the disk, with what is needed to read it (fdatasync(2)). */
+int kolo_file_fdatasync(kolo_loop *loop,
+                        kolo_file file,
+                        kolo_fs_cb done,
+                        void *user,
+                        kolo_request *out);
+
+/** As kolo_file_fdatasync, here and now. */
+int kolo_file_fdatasync_sync(kolo_loop *loop, kolo_file file);
+
+/** Makes the file shorter, or longer by zeros (ftruncate(2)). */
+int kolo_file_truncate(kolo_loop *loop,
+                       kolo_file file,
+                       uint64_t length,
+                       kolo_fs_cb done,
+                       void *user,
+                       kolo_request *out);
+
+/** As kolo_file_truncate, here and now. */
+int kolo_file_truncate_sync(kolo_loop *loop, kolo_file file, uint64_t length);
+
+/** Sets the file's permissions (fchmod(2)). */
+int kolo_file_chmod(kolo_loop *loop,
+                    kolo_file file,
+                    uint32_t mode,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_file_chmod, here and now. */
+int kolo_file_chmod_sync(kolo_loop *loop, kolo_file file, uint32_t mode);
+
+/** Sets the file's owner and group; UINT32_MAX leaves one as it is (fchown(2)). Windows: KOLO_ENOTSUP. */
+int kolo_file_chown(kolo_loop *loop,
+                    kolo_file file,
+                    uint32_t uid,
+                    uint32_t gid,
+                    kolo_fs_cb done,
+                    void *user,
+                    kolo_request *out);
+
+/** As kolo_file_chown, here and now. */
+int kolo_file_chown_sync(kolo_loop *loop, kolo_file file, uint32_t uid, uint32_t gid);
+
+/** Sets when the file was last read and last changed, as kolo_fs_utimes does (futimens(2)). */
+int kolo_file_utimes(kolo_loop *loop,
+                     kolo_file file,
+                     int64_t accessed_ns,
+                     int64_t modified_ns,
+                     uint32_t flags,
+                     kolo_fs_cb done,
+                     void *user,
+                     kolo_request *out);
+
+/** As kolo_file_utimes, here and now. */
+int kolo_file_utimes_sync(kolo_loop *loop,
+                          kolo_file file,
+                          int64_t accessed_ns,
+                          int64_t modified_ns,
+                          uint32_t flags);
+
+/* Directories ====================================================================================
+ *
+ * An open directory is a handle. Its names come in batches, one whenever kolo_directory_read asks for
+ * it, in no particular order and without "." and "..": a directory of millions takes no memory, and who
+ * is busy asks later. kolo_close closes it. Requests and errors are as with files.
+ */
+
+/**
+ * A directory is open: `status` is 0 and `directory` its handle; or `status` says what went wrong, and
+ * `directory` is 0.
+ */
+typedef void (*kolo_directory_cb)(kolo_loop *loop,
+                                  kolo_request request,
+                                  int status,
+                                  kolo_directory directory,
+                                  void *user);
+
+/** One name of a directory. */
+typedef struct kolo_directory_entry {
+    /** The name, without the directory, ended by a NUL. */
+    const char *name;
+    /** Its length, without the NUL. */
+    size_t length;
+    /** What it names, a kolo_file_type; of a symbolic link, that it is one. */
+    uint32_t type;
+} kolo_directory_entry;
+
+/**
+ * The next names of a directory, which are there until this returns: none (`count` is 0) when it has no
+ * more; or `status` says what went wrong.
+ */
+typedef void (*kolo_entries_cb)(kolo_loop *loop,
+                                kolo_request request,
+                                int status,
+                                const kolo_directory_entry *entries,
+                                size_t count,
+                                void *user);
+
+/** A name found: see kolo_directory_read_sync. It is there until this returns. */
+typedef void (*kolo_entry_cb)(kolo_loop *loop,
+                              kolo_directory directory,
+                              const kolo_directory_entry *entry,
+                              void *user);
+
+/**
+ * Opens a directory (opendir(3)).
+ *
+ * Errors at once: KOLO_EINVAL if `path` is NULL; as kolo_file_open. To `done`: KOLO_ENOENT, KOLO_ENOTDIR,
+ * KOLO_EACCES, KOLO_EMFILE and so on; KOLO_ENOBUFS if the loop holds as many handles as it can.
+ */
+int kolo_directory_open(kolo_loop *loop,
+                        const char *path,
+                        kolo_directory_cb done,
+                        void *user,
+                        kolo_request *out);
+
+/** As kolo_directory_open, here and now. */
+int kolo_directory_open_sync(kolo_loop *loop, const char *path, kolo_directory *out);
+
+/**
+ * As kolo_directory_open, for a directory that is open as a file: so that one that was found beneath
+ * another (KOLO_OPEN_BENEATH) can be listed. The file stays open. Windows: KOLO_ENOTSUP.
+ */
+int kolo_directory_open_file(kolo_loop *loop,
+                             kolo_file file,
+                             kolo_directory_cb done,
+                             void *user,
+                             kolo_request *out);
+
+/** As kolo_directory_open_file, here and now. */
+int kolo_directory_open_file_sync(kolo_loop *loop, kolo_file file, kolo_directory *out);
+
+/**
+ * Reads the next names (readdir(3)).
+ *
+ * Errors at once, besides those of files: KOLO_EBUSY while another reading of this directory is under
+ * way. To `done`: KOLO_EIO, KOLO_ENOENT for a directory that was removed, and so on; KOLO_ECANCELED.
+ */
+int kolo_directory_read(kolo_loop *loop,
+                        kolo_directory directory,
+                        kolo_entries_cb done,
+                        void *user,
+                        kolo_request *out);
+
+/**
+ * Reads the next names here and now, and calls `each` with them, one after the other, before it
+ * returns. It must not free or run the loop (KOLO_EBUSY). Returns how many names there were: 0 when the directory has no more.
+ *
+ * Errors: KOLO_EINVAL if `each` is NULL; KOLO_EBUSY while a reading of this directory is under way;
+ * those of readdir(3).
+ */
+int kolo_directory_read_sync(kolo_loop *loop,
+                             kolo_directory directory,
+                             kolo_entry_cb each,
+                             void *user);
+
 #ifdef __cplusplus
 }
 #endif
@@ -4101,5 +4974,8 @@ int kolo_watch_path(kolo_loop *loop, kolo_watch watch, char *path, size_t capaci
       0, 0, false, false, false, false, false, false, false, false }
 #define KOLO_WATCH_OPTIONS_INIT { sizeof(kolo_watch_options), 0, false, 0 }
 #define KOLO_RESOURCE_USAGE_INIT { sizeof(kolo_resource_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_STAT_INIT { sizeof(kolo_stat), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_STATFS_INIT { sizeof(kolo_statfs), 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_OPEN_OPTIONS_INIT { sizeof(kolo_open_options), 0, 0, 0 }
 
 #endif /* KOLO_H */

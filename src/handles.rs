@@ -15,6 +15,8 @@ use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 use crate::accept::ListenerState;
 use crate::driver::{Source, Sources};
 use crate::error::{Code, Result};
+#[cfg(feature = "fs")]
+use crate::fs::{DirectoryState, FileState};
 use crate::hook::HookState;
 #[cfg(feature = "net")]
 use crate::net::{connecting::Attempt, udp::UdpState};
@@ -147,10 +149,14 @@ pub enum Kind {
     Process = 12,
     /// A [`Request`](crate::Request).
     Request = 13,
+    /// An open [`File`](crate::fs::File).
+    File = 14,
     /// A [`Watch`](crate::Watch).
     Watch = 15,
     /// A terminal.
     Tty = 16,
+    /// An open [`Directory`](crate::fs::Directory).
+    Directory = 17,
 }
 
 bitflags! {
@@ -190,6 +196,10 @@ pub(crate) enum Body {
     /// The loop's own: see `net::connecting`.
     #[cfg(feature = "net")]
     Attempt(Box<Attempt>),
+    #[cfg(feature = "fs")]
+    File(FileState),
+    #[cfg(feature = "fs")]
+    Directory(DirectoryState),
 }
 
 pub(crate) struct Entry {
@@ -219,6 +229,10 @@ impl Entry {
             Body::Watch(_) => Kind::Watch,
             #[cfg(feature = "net")]
             Body::Attempt(_) => Kind::Tcp,
+            #[cfg(feature = "fs")]
+            Body::File(_) => Kind::File,
+            #[cfg(feature = "fs")]
+            Body::Directory(_) => Kind::Directory,
         }
     }
 }

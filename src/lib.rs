@@ -48,6 +48,8 @@ pub mod capi;
 mod driver;
 mod error;
 mod event_loop;
+#[cfg(feature = "fs")]
+pub mod fs;
 #[cfg(feature = "net")]
 mod group;
 mod handles;
@@ -82,6 +84,8 @@ pub use accept::AcceptPolicy;
 pub use driver::Interest;
 pub use error::{Code, Error, Result};
 pub use event_loop::{Loop, RunMode, Task};
+#[cfg(feature = "fs")]
+pub use fs::{Directory, File};
 #[cfg(feature = "net")]
 pub use group::{GroupOptions, LoopGroup};
 pub use handles::{Id, Kind};

@@ -186,6 +186,10 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         Body::Udp(udp) => udp.describe(&mut line),
         #[cfg(all(unix, feature = "process"))]
         Body::Process(process) => crate::process::describe(process, &mut line),
+        #[cfg(feature = "fs")]
+        Body::File(file) => file.describe(&mut line),
+        #[cfg(feature = "fs")]
+        Body::Directory(_) => {}
         Body::Request(request) => {
             let _ = write!(line, " {}", request.stage_name());
         }

@@ -37,6 +37,9 @@ const PARTS: &[&str] = &[
     "process",
     "tty",
     "watch",
+    "fs",
+    "file",
+    "directory",
 ];
 
 fn root() -> PathBuf {

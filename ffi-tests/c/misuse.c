@@ -39,6 +39,29 @@ static void no_reverse(kolo_loop *loop, kolo_request request, int status, const 
                        void *user) {
     (void)loop, (void)request, (void)status, (void)host, (void)service, (void)user;
 }
+static void no_transfer(kolo_loop *loop, kolo_request request, int status, uint64_t length, void *user) {
+    (void)loop, (void)request, (void)status, (void)length, (void)user;
+}
+static void no_stat(kolo_loop *loop, kolo_request request, int status, const kolo_stat *stat, void *user) {
+    (void)loop, (void)request, (void)status, (void)stat, (void)user;
+}
+static void no_statfs(kolo_loop *loop, kolo_request request, int status, const kolo_statfs *statfs, void *user) {
+    (void)loop, (void)request, (void)status, (void)statfs, (void)user;
+}
+static void no_path(kolo_loop *loop, kolo_request request, int status, const char *path, size_t length, void *user) {
+    (void)loop, (void)request, (void)status, (void)path, (void)length, (void)user;
+}
+static void no_file(kolo_loop *loop, kolo_request request, int status, kolo_file file, void *user) {
+    (void)request, (void)user;
+    if (status == KOLO_OK) kolo_close(loop, file);
+}
+static void no_entries(kolo_loop *loop, kolo_request request, int status, const kolo_directory_entry *entries,
+                       size_t count, void *user) {
+    (void)loop, (void)request, (void)status, (void)entries, (void)count, (void)user;
+}
+static void no_entry(kolo_loop *loop, kolo_directory directory, const kolo_directory_entry *entry, void *user) {
+    (void)loop, (void)directory, (void)entry, (void)user;
+}
 static int no_walk(kolo_loop *loop, kolo_handle handle, int kind, void *user) {
     (void)loop, (void)handle, (void)kind, (void)user;
     return 0;
@@ -191,6 +214,71 @@ static int call_driver_name(kolo_loop *loop) {
     return kolo_loop_driver_name(loop) == NULL ? KOLO_EBADF : KOLO_OK; /* NULL is its only error */
 }
 
+static int call_fs_stat(kolo_loop *loop) { return kolo_fs_stat(loop, "/nonexistent/kolo", no_stat, NULL, NULL); }
+static int call_fs_lstat(kolo_loop *loop) { return kolo_fs_lstat(loop, "/nonexistent/kolo", no_stat, NULL, NULL); }
+static int call_fs_access(kolo_loop *loop) {
+    return kolo_fs_access(loop, "/nonexistent/kolo", 0, no_work_done, NULL, NULL);
+}
+static int call_fs_mkdir(kolo_loop *loop) {
+    return kolo_fs_mkdir(loop, "/nonexistent/kolo", 0, no_work_done, NULL, NULL);
+}
+static int call_fs_mkdtemp(kolo_loop *loop) { return kolo_fs_mkdtemp(loop, "/nonexistent/kolo", no_path, NULL, NULL); }
+static int call_fs_rmdir(kolo_loop *loop) { return kolo_fs_rmdir(loop, "/nonexistent/kolo", no_work_done, NULL, NULL); }
+static int call_fs_unlink(kolo_loop *loop) {
+    return kolo_fs_unlink(loop, "/nonexistent/kolo", no_work_done, NULL, NULL);
+}
+static int call_fs_rename(kolo_loop *loop) {
+    return kolo_fs_rename(loop, "/nonexistent/kolo", "/nonexistent/kolo", no_work_done, NULL, NULL);
+}
+static int call_fs_link(kolo_loop *loop) {
+    return kolo_fs_link(loop, "/nonexistent/kolo", "/nonexistent/kolo", no_work_done, NULL, NULL);
+}
+static int call_fs_symlink(kolo_loop *loop) {
+    return kolo_fs_symlink(loop, "/nonexistent/kolo", "/nonexistent/kolo", no_work_done, NULL, NULL);
+}
+static int call_fs_readlink(kolo_loop *loop) {
+    return kolo_fs_readlink(loop, "/nonexistent/kolo", no_path, NULL, NULL);
+}
+static int call_fs_realpath(kolo_loop *loop) {
+    return kolo_fs_realpath(loop, "/nonexistent/kolo", no_path, NULL, NULL);
+}
+static int call_fs_truncate(kolo_loop *loop) {
+    return kolo_fs_truncate(loop, "/nonexistent/kolo", 0, no_work_done, NULL, NULL);
+}
+static int call_fs_chmod(kolo_loop *loop) {
+    return kolo_fs_chmod(loop, "/nonexistent/kolo", 0, no_work_done, NULL, NULL);
+}
+static int call_fs_chown(kolo_loop *loop) {
+    return kolo_fs_chown(loop, "/nonexistent/kolo", 0, 0, no_work_done, NULL, NULL);
+}
+static int call_fs_lchown(kolo_loop *loop) {
+    return kolo_fs_lchown(loop, "/nonexistent/kolo", 0, 0, no_work_done, NULL, NULL);
+}
+static int call_fs_utimes(kolo_loop *loop) {
+    return kolo_fs_utimes(loop, "/nonexistent/kolo", 0, 0, 0, no_work_done, NULL, NULL);
+}
+static int call_fs_lutimes(kolo_loop *loop) {
+    return kolo_fs_lutimes(loop, "/nonexistent/kolo", 0, 0, 0, no_work_done, NULL, NULL);
+}
+static int call_fs_statfs(kolo_loop *loop) { return kolo_fs_statfs(loop, "/nonexistent/kolo", no_statfs, NULL, NULL); }
+static int call_fs_copy(kolo_loop *loop) {
+    return kolo_fs_copy(loop, "/nonexistent/kolo", "/nonexistent/kolo", 0, no_transfer, NULL, NULL);
+}
+static int call_file_open(kolo_loop *loop) { return kolo_file_open(loop, "/", NULL, no_file, NULL, NULL); }
+static int call_file_open_sync(kolo_loop *loop) {
+    kolo_file file;
+    return kolo_file_open_sync(loop, "/", NULL, &file);
+}
+static int call_file_adopt(kolo_loop *loop) {
+    kolo_file file;
+    return kolo_file_adopt(loop, spare_pair[0], &file);
+}
+static int call_directory_open(kolo_loop *loop) { return kolo_directory_open(loop, "/", no_file, NULL, NULL); }
+static int call_directory_open_sync(kolo_loop *loop) {
+    kolo_directory directory;
+    return kolo_directory_open_sync(loop, "/", &directory);
+}
+
 static const loop_call loop_calls[] = {
     {"kolo_loop_free", kolo_loop_free},
     {"kolo_loop_run", call_run},
@@ -227,6 +315,31 @@ static const loop_call loop_calls[] = {
     {"kolo_udp_adopt", call_udp_adopt},
     {"kolo_process_spawn", call_spawn},
     {"kolo_tty_open", call_tty_open},
+    {"kolo_fs_stat", call_fs_stat},
+    {"kolo_fs_lstat", call_fs_lstat},
+    {"kolo_fs_access", call_fs_access},
+    {"kolo_fs_mkdir", call_fs_mkdir},
+    {"kolo_fs_mkdtemp", call_fs_mkdtemp},
+    {"kolo_fs_rmdir", call_fs_rmdir},
+    {"kolo_fs_unlink", call_fs_unlink},
+    {"kolo_fs_rename", call_fs_rename},
+    {"kolo_fs_link", call_fs_link},
+    {"kolo_fs_symlink", call_fs_symlink},
+    {"kolo_fs_readlink", call_fs_readlink},
+    {"kolo_fs_realpath", call_fs_realpath},
+    {"kolo_fs_truncate", call_fs_truncate},
+    {"kolo_fs_chmod", call_fs_chmod},
+    {"kolo_fs_chown", call_fs_chown},
+    {"kolo_fs_lchown", call_fs_lchown},
+    {"kolo_fs_utimes", call_fs_utimes},
+    {"kolo_fs_lutimes", call_fs_lutimes},
+    {"kolo_fs_statfs", call_fs_statfs},
+    {"kolo_fs_copy", call_fs_copy},
+    {"kolo_file_open", call_file_open},
+    {"kolo_file_open_sync", call_file_open_sync},
+    {"kolo_file_adopt", call_file_adopt},
+    {"kolo_directory_open", call_directory_open},
+    {"kolo_directory_open_sync", call_directory_open_sync},
 };
 #define LOOP_CALLS (sizeof loop_calls / sizeof loop_calls[0])
 
@@ -363,6 +476,111 @@ static int call_release(kolo_loop *loop, kolo_handle handle) {
     int result = kolo_tcp_release(loop, handle, &socket);
     if (result == KOLO_OK) SYSTEM(close((int)socket));
     return result;
+}
+static char file_memory[8];
+static kolo_buffer file_buffer = {file_memory, sizeof file_memory};
+static int call_file_release(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket descriptor = -1;
+    int result = kolo_file_release(loop, handle, &descriptor);
+    if (result == KOLO_OK) SYSTEM(close((int)descriptor));
+    return result;
+}
+static int call_file_descriptor(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket descriptor;
+    return kolo_file_descriptor(loop, handle, &descriptor);
+}
+static int call_file_read(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_read(loop, handle, file_memory, sizeof file_memory, 0, no_transfer, NULL, NULL);
+}
+static int call_file_read_vectored(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_read_vectored(loop, handle, &file_buffer, 1, 0, no_transfer, NULL, NULL);
+}
+static int call_file_read_sync(kolo_loop *loop, kolo_handle handle) {
+    size_t moved;
+    return kolo_file_read_sync(loop, handle, file_memory, sizeof file_memory, 0, &moved);
+}
+static int call_file_read_vectored_sync(kolo_loop *loop, kolo_handle handle) {
+    size_t moved;
+    return kolo_file_read_vectored_sync(loop, handle, &file_buffer, 1, 0, &moved);
+}
+static int call_file_write(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_write(loop, handle, file_memory, sizeof file_memory, 0, no_transfer, NULL, NULL);
+}
+static int call_file_write_vectored(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_write_vectored(loop, handle, &file_buffer, 1, 0, no_transfer, NULL, NULL);
+}
+static int call_file_write_sync(kolo_loop *loop, kolo_handle handle) {
+    size_t moved;
+    return kolo_file_write_sync(loop, handle, file_memory, sizeof file_memory, 0, &moved);
+}
+static int call_file_write_vectored_sync(kolo_loop *loop, kolo_handle handle) {
+    size_t moved;
+    return kolo_file_write_vectored_sync(loop, handle, &file_buffer, 1, 0, &moved);
+}
+static int call_file_stat(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_stat(loop, handle, no_stat, NULL, NULL);
+}
+static int call_file_stat_sync(kolo_loop *loop, kolo_handle handle) {
+    kolo_stat stat = KOLO_STAT_INIT;
+    return kolo_file_stat_sync(loop, handle, &stat);
+}
+static int call_file_fsync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_fsync(loop, handle, no_work_done, NULL, NULL);
+}
+static int call_file_fsync_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_fsync_sync(loop, handle);
+}
+static int call_file_fdatasync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_fdatasync(loop, handle, no_work_done, NULL, NULL);
+}
+static int call_file_fdatasync_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_fdatasync_sync(loop, handle);
+}
+static int call_file_truncate(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_truncate(loop, handle, 10, no_work_done, NULL, NULL);
+}
+static int call_file_truncate_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_truncate_sync(loop, handle, 10);
+}
+static int call_file_chmod(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_chmod(loop, handle, 0600, no_work_done, NULL, NULL);
+}
+static int call_file_chmod_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_chmod_sync(loop, handle, 0600);
+}
+static int call_file_chown(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_chown(loop, handle, UINT32_MAX, UINT32_MAX, no_work_done, NULL, NULL);
+}
+static int call_file_chown_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_chown_sync(loop, handle, UINT32_MAX, UINT32_MAX);
+}
+static int call_file_utimes(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_utimes(loop, handle, 0, 0, 0, no_work_done, NULL, NULL);
+}
+static int call_file_utimes_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_utimes_sync(loop, handle, 0, 0, 0);
+}
+static int call_directory_open_file(kolo_loop *loop, kolo_handle handle) {
+    return kolo_directory_open_file(loop, handle, no_file, NULL, NULL);
+}
+static int call_directory_open_file_sync(kolo_loop *loop, kolo_handle handle) {
+    kolo_directory directory;
+    int result = kolo_directory_open_file_sync(loop, handle, &directory);
+    return result == KOLO_ENOTDIR ? KOLO_OK : result; /* the file was right, but no directory */
+}
+static int call_file_close(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_close(loop, handle, no_work_done, NULL, NULL);
+}
+static int call_file_close_sync(kolo_loop *loop, kolo_handle handle) {
+    return kolo_file_close_sync(loop, handle);
+}
+static int call_directory_read(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_directory_read(loop, handle, no_entries, NULL, NULL);
+    return result == KOLO_EBUSY ? KOLO_OK : result;
+}
+static int call_directory_read_sync(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_directory_read_sync(loop, handle, no_entry, NULL);
+    return result == KOLO_EBUSY ? KOLO_OK : result; /* the directory was right, and is being read */
 }
 
 static int call_udp_attach(kolo_loop *loop, kolo_handle handle) {
@@ -535,6 +753,36 @@ static const handle_call handle_calls[] = {
     {"kolo_process_kill", KOLO_KIND_PROCESS, call_process_kill},
     {"kolo_process_kill_group", KOLO_KIND_PROCESS, call_process_kill_group},
     {"kolo_process_usage", KOLO_KIND_PROCESS, call_process_usage},
+    {"kolo_file_release", KOLO_KIND_FILE, call_file_release},
+    {"kolo_file_descriptor", KOLO_KIND_FILE, call_file_descriptor},
+    {"kolo_file_read", KOLO_KIND_FILE, call_file_read},
+    {"kolo_file_read_vectored", KOLO_KIND_FILE, call_file_read_vectored},
+    {"kolo_file_read_sync", KOLO_KIND_FILE, call_file_read_sync},
+    {"kolo_file_read_vectored_sync", KOLO_KIND_FILE, call_file_read_vectored_sync},
+    {"kolo_file_write", KOLO_KIND_FILE, call_file_write},
+    {"kolo_file_write_vectored", KOLO_KIND_FILE, call_file_write_vectored},
+    {"kolo_file_write_sync", KOLO_KIND_FILE, call_file_write_sync},
+    {"kolo_file_write_vectored_sync", KOLO_KIND_FILE, call_file_write_vectored_sync},
+    {"kolo_file_stat", KOLO_KIND_FILE, call_file_stat},
+    {"kolo_file_stat_sync", KOLO_KIND_FILE, call_file_stat_sync},
+    {"kolo_file_fsync", KOLO_KIND_FILE, call_file_fsync},
+    {"kolo_file_fsync_sync", KOLO_KIND_FILE, call_file_fsync_sync},
+    {"kolo_file_fdatasync", KOLO_KIND_FILE, call_file_fdatasync},
+    {"kolo_file_fdatasync_sync", KOLO_KIND_FILE, call_file_fdatasync_sync},
+    {"kolo_file_truncate", KOLO_KIND_FILE, call_file_truncate},
+    {"kolo_file_truncate_sync", KOLO_KIND_FILE, call_file_truncate_sync},
+    {"kolo_file_chmod", KOLO_KIND_FILE, call_file_chmod},
+    {"kolo_file_chmod_sync", KOLO_KIND_FILE, call_file_chmod_sync},
+    {"kolo_file_chown", KOLO_KIND_FILE, call_file_chown},
+    {"kolo_file_chown_sync", KOLO_KIND_FILE, call_file_chown_sync},
+    {"kolo_file_utimes", KOLO_KIND_FILE, call_file_utimes},
+    {"kolo_file_utimes_sync", KOLO_KIND_FILE, call_file_utimes_sync},
+    {"kolo_directory_open_file", KOLO_KIND_FILE, call_directory_open_file},
+    {"kolo_directory_open_file_sync", KOLO_KIND_FILE, call_directory_open_file_sync},
+    {"kolo_file_close", KOLO_KIND_FILE, call_file_close},
+    {"kolo_file_close_sync", KOLO_KIND_FILE, call_file_close_sync},
+    {"kolo_directory_read", KOLO_KIND_DIRECTORY, call_directory_read},
+    {"kolo_directory_read_sync", KOLO_KIND_DIRECTORY, call_directory_read_sync},
     {"kolo_close", 0, kolo_close},
 };
 #define HANDLE_CALLS (sizeof handle_calls / sizeof handle_calls[0])
@@ -570,11 +818,12 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 12 };
+enum { KINDS = 14 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
                                      KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_UDP,
                                      KOLO_KIND_PROCESS,
-                                     KOLO_KIND_REQUEST, KOLO_KIND_TTY, KOLO_KIND_WATCH};
+                                     KOLO_KIND_REQUEST, KOLO_KIND_TTY, KOLO_KIND_WATCH,
+                                     KOLO_KIND_FILE, KOLO_KIND_DIRECTORY};
 
 static int tcp_other_end = -1;
 
@@ -585,6 +834,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     kolo_udp_handler datagrams = KOLO_UDP_HANDLER_INIT;
     kolo_process_options program = sleep_options();
     kolo_address any = loopback_v4(0);
+    char path[64];
     int sockets[2];
     switch (kind) {
     case KOLO_KIND_TIMER: CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &handle)); break;
@@ -600,6 +850,13 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
         break;
     case KOLO_KIND_WATCH: CHECK_OK(kolo_watch_open(loop, "/tmp", NULL, no_watch, NULL, &handle)); break;
     case KOLO_KIND_TTY: CHECK_OK(kolo_tty_open(loop, spare_terminal[1], &handler, NULL, &handle)); break;
+    case KOLO_KIND_FILE:
+        snprintf(path, sizeof path, "/tmp/kolo-misuse-XXXXXX");
+        sockets[0] = SYSTEM(mkstemp(path));
+        SYSTEM(unlink(path));
+        CHECK_OK(kolo_file_adopt(loop, sockets[0], &handle));
+        break;
+    case KOLO_KIND_DIRECTORY: CHECK_OK(kolo_directory_open_sync(loop, "/", &handle)); break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
     case KOLO_KIND_UDP: CHECK_OK(kolo_udp_bind(loop, &any, NULL, &datagrams, NULL, &handle)); break;
     default:
@@ -620,9 +877,7 @@ TEST(every_handle_call_succeeds_on_the_right_handle) {
             if (!is_for(handle_calls[i].kind, all_kinds[k])) continue;
             int result = handle_calls[i].call(loop, handle);
             if (result < 0) check_call(handle_calls[i].name, "right handle", result, KOLO_OK);
-            bool ends_it = handle_calls[i].call == call_release || handle_calls[i].call == call_udp_release ||
-                           handle_calls[i].call == call_move ||
-                           handle_calls[i].call == kolo_stream_reset;
+            bool ends_it = handle_calls[i].call != kolo_close && kolo_kind_of(loop, handle) == KOLO_EBADF;
             if (ends_it) handle = open_kind(loop, all_kinds[k]);
         }
     }

@@ -38,10 +38,14 @@ pub enum kolo_kind {
     KOLO_KIND_PROCESS = 12,
     /// A kolo_request.
     KOLO_KIND_REQUEST = 13,
+    /// A kolo_file.
+    KOLO_KIND_FILE = 14,
     /// A kolo_watch.
     KOLO_KIND_WATCH = 15,
     /// A kolo_tty.
     KOLO_KIND_TTY = 16,
+    /// A kolo_directory.
+    KOLO_KIND_DIRECTORY = 17,
 }
 
 /// The handle has closed: nothing more will be heard of it, and what `user` points to may be freed.

@@ -23,14 +23,22 @@
 
 mod boundary;
 mod registry;
+#[cfg(feature = "fs")]
+mod requests;
 mod sized;
 #[cfg(feature = "process")]
 mod spawn;
 mod tables;
 
 pub mod address;
+#[cfg(feature = "fs")]
+pub mod directory;
 pub mod error;
 pub mod event_loop;
+#[cfg(feature = "fs")]
+pub mod file;
+#[cfg(feature = "fs")]
+pub mod fs;
 #[cfg(feature = "net")]
 pub mod group;
 pub mod handle;

@@ -77,6 +77,10 @@ pub type kolo_process = kolo_handle;
 pub type kolo_request = kolo_handle;
 /// A watched file or folder.
 pub type kolo_watch = kolo_handle;
+/// An open file.
+pub type kolo_file = kolo_handle;
+/// An open directory.
+pub type kolo_directory = kolo_handle;
 /// The number of a pool of threads. It belongs to no loop; 0 is never one.
 pub type kolo_pool = u64;
 /// A Unix-domain stream. All kolo_stream_ functions take it, and the kolo_local_ functions.

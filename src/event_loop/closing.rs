@@ -229,6 +229,9 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         Body::Request(request) => lingers = !request::close(request),
         #[cfg(feature = "watch")]
         Body::Watch(_) => crate::watch::unwatch(core, id),
+        // Descriptors go with the last operation on them.
+        #[cfg(feature = "fs")]
+        Body::File(_) | Body::Directory(_) => {}
     }
     if timer != TimerKey::NONE {
         core.wheel.remove(timer);

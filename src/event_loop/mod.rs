@@ -138,6 +138,9 @@ pub struct Loop {
     running: Cell<bool>,
     stopping: Cell<bool>,
     fork_generation: Cell<u32>,
+    /// What files may still bring in this turn without another thread, in bytes.
+    #[cfg(feature = "fs")]
+    pub(crate) at_once_left: Cell<usize>,
     #[cfg(feature = "capi")]
     embedder: Cell<*mut ()>,
 }
@@ -199,6 +202,8 @@ impl Loop {
             running: Cell::new(false),
             stopping: Cell::new(false),
             fork_generation: Cell::new(sys::fork::generation()),
+            #[cfg(feature = "fs")]
+            at_once_left: Cell::new(crate::fs::AT_ONCE_PER_TURN),
             #[cfg(feature = "capi")]
             embedder: Cell::new(std::ptr::null_mut()),
         })

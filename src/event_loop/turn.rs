@@ -21,6 +21,8 @@ impl Core {
 impl Loop {
     pub(super) fn turn(&self, mode: RunMode) -> Result<()> {
         self.meter.turn();
+        #[cfg(feature = "fs")]
+        self.at_once_left.set(crate::fs::AT_ONCE_PER_TURN);
         let callbacks = self.meter.callbacks();
         self.refresh_clock();
         self.run_timers();

@@ -305,6 +305,10 @@ fn write_quietly(at: Descriptor, slices: &[IoSlice<'_>]) -> io::Result<usize> {
 }
 
 #[cfg(not(target_vendor = "apple"))]
+#[cfg_attr(not(all(target_os = "linux", feature = "fs")), allow(unused_imports))]
+pub(crate) use signals::without_sigpipe;
+
+#[cfg(not(target_vendor = "apple"))]
 mod signals {
     use std::io;
     use std::mem::zeroed;

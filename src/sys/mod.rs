@@ -12,6 +12,8 @@ pub(crate) mod datagrams;
 #[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod file;
 pub(crate) mod fork;
+#[cfg(feature = "fs")]
+pub(crate) mod fs;
 #[cfg(unix)]
 #[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod local;

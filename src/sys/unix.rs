@@ -104,23 +104,30 @@ pub(crate) fn disconnect(socket: &Socket) -> io::Result<()> {
     }
 }
 
+#[cfg(any(target_os = "solaris", target_os = "illumos"))]
+use libc::___errno as errno_location;
+#[cfg(target_os = "android")]
+use libc::__errno as errno_location;
+#[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
+use libc::__errno as errno_location;
+#[cfg(any(target_os = "linux", target_os = "l4re"))]
+use libc::__errno_location as errno_location;
+#[cfg(any(
+    target_vendor = "apple",
+    target_os = "freebsd",
+    target_os = "dragonfly"
+))]
+use libc::__error as errno_location;
+
+/// Sets this thread's errno, for the calls that tell an error by nothing else.
+#[cfg_attr(not(feature = "fs"), allow(dead_code))]
+pub(crate) fn set_errno(errno: i32) {
+    // SAFETY: this thread's own.
+    unsafe { *errno_location() = errno };
+}
+
 /// Runs what a signal handler does, and leaves errno to those whom it interrupted.
 pub(crate) fn keep_errno(run: impl FnOnce()) {
-    #[cfg(any(target_os = "solaris", target_os = "illumos"))]
-    use libc::___errno as errno_location;
-    #[cfg(target_os = "android")]
-    use libc::__errno as errno_location;
-    #[cfg(any(target_os = "netbsd", target_os = "openbsd"))]
-    use libc::__errno as errno_location;
-    #[cfg(any(target_os = "linux", target_os = "l4re"))]
-    use libc::__errno_location as errno_location;
-    #[cfg(any(
-        target_vendor = "apple",
-        target_os = "freebsd",
-        target_os = "dragonfly"
-    ))]
-    use libc::__error as errno_location;
-
     // SAFETY: the errno that is put back is this thread's.
     unsafe {
         let errno = errno_location();
