@@ -1905,6 +1905,17 @@ int kolo_stream_reset(kolo_loop *loop, kolo_stream stream);
  */
 
 /**
+ * One of several addresses is tried (`status` is 0), or could not be connected to (the error).
+ * `address` is only there during the callback. Of attempts that are given up since another one has
+ * won nothing is told; nor is it when the handler was replaced by another one.
+ */
+typedef void (*kolo_attempt_cb)(kolo_loop *loop,
+                                kolo_stream stream,
+                                const kolo_address *address,
+                                int status,
+                                void *user);
+
+/**
  * How a connection is made. Begin with KOLO_CONNECT_OPTIONS_INIT; a member that is zero means its
  * default.
  */
@@ -1942,6 +1953,11 @@ typedef struct kolo_connect_options {
      * address.
      */
     int family;
+    /**
+     * With several addresses: called for each attempt, for a log. NULL: not called. `user` is the
+     * handler's.
+     */
+    kolo_attempt_cb on_attempt;
 } kolo_connect_options;
 
 /**
@@ -4952,7 +4968,7 @@ int kolo_directory_read_sync(kolo_loop *loop,
 #define KOLO_STREAM_HANDLER_INIT \
     { sizeof(kolo_stream_handler), NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL }
 #define KOLO_CONNECT_OPTIONS_INIT \
-    { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0, 0, 0 }
+    { sizeof(kolo_connect_options), 0, NULL, false, false, 0, 0, 0, 0, NULL }
 #define KOLO_RESOLVE_OPTIONS_INIT \
     { sizeof(kolo_resolve_options), 0, 0, 0, false, false, false, false, false }
 #define KOLO_REVERSE_OPTIONS_INIT \

@@ -11,7 +11,9 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::{Duration, Instant};
 
 use common::*;
-use kolo::{Code, ConnectOptions, Family, Kind, Loop, RunMode, Stream, StreamHandler, TcpStream};
+use kolo::{
+    Code, ConnectOptions, Error, Family, Kind, Loop, RunMode, Stream, StreamHandler, TcpStream,
+};
 
 const LOCALHOST6: IpAddr = IpAddr::V6(Ipv6Addr::LOCALHOST);
 
@@ -426,6 +428,100 @@ fn what_cannot_be_is_refused_and_nobody_hears_of_it() {
         assert_eq!(code(one), Code::EINVAL);
         assert!(!lp.run(RunMode::Default).unwrap());
         assert_eq!((log.events(), log.holders()), (vec![], 0));
+    });
+}
+
+type Attempts = Shared<Vec<(SocketAddr, Option<Code>)>>;
+
+/// Notes the attempts, in the order in which it hears of them and of the stream's opening or failing.
+struct Watches {
+    attempts: Attempts,
+    panics: bool,
+    closes: bool,
+}
+
+impl StreamHandler for Watches {
+    fn on_data(&mut self, _: &Loop, _: Stream, _: &[u8]) {}
+
+    fn watches_attempts(&self) -> bool {
+        true
+    }
+
+    fn on_attempt(
+        &mut self,
+        lp: &Loop,
+        stream: Stream,
+        address: SocketAddr,
+        failed: Option<Error>,
+    ) {
+        self.attempts.push((address, failed.map(Error::code)));
+        if self.closes {
+            lp.close(stream).unwrap();
+        }
+        assert!(!std::mem::take(&mut self.panics), "on purpose");
+    }
+
+    fn on_open(&mut self, lp: &Loop, stream: Stream) {
+        let peer = TcpStream::from_id(stream.id()).peer_address(lp).unwrap();
+        self.attempts.push((peer, None));
+        lp.close(stream).unwrap();
+    }
+
+    fn on_error(&mut self, _: &Loop, _: Stream, error: Error) {
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        self.attempts.push((nowhere, Some(error.code())));
+    }
+}
+
+#[test]
+fn attempts_are_told_to_who_wants_to_know() {
+    each_driver(|lp| {
+        let no_way = SocketAddr::from((Ipv4Addr::BROADCAST, 9));
+        let (_holder, refuses) = nobody(LOCALHOST);
+        let (_listener, answers) = listen_at(LOCALHOST);
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let (refused, unreachable) = (Some(Code::ECONNREFUSED), Some(Code::ENETUNREACH));
+        let both = [
+            (no_way, None),
+            (no_way, unreachable),
+            (refuses, None),
+            (refuses, refused),
+        ];
+        for (addresses, last) in [
+            (&[no_way, refuses, answers][..], vec![(answers, None); 2]),
+            (&[no_way, refuses], vec![(nowhere, refused)]),
+        ] {
+            let attempts = Attempts::default();
+            let watches = Watches {
+                attempts: attempts.clone(),
+                panics: false,
+                closes: false,
+            };
+            TcpStream::connect_any(&lp, addresses, watches).unwrap();
+            assert!(attempts.is_empty(), "not inside the call");
+            run_to_end(&lp);
+            assert_eq!(attempts.take(), [&both[..], &last].concat());
+        }
+    });
+}
+
+#[test]
+fn a_panic_in_on_attempt_and_a_close_in_it_leave_the_rest_whole() {
+    each_driver(|lp| {
+        let (_listener, answers) = listen_at(LOCALHOST);
+        let attempts = Attempts::default();
+        let watches = |panics, closes| Watches {
+            attempts: attempts.clone(),
+            panics,
+            closes,
+        };
+        TcpStream::connect_any(&lp, &[answers], watches(true, false)).unwrap();
+        catch_unwind(AssertUnwindSafe(|| lp.run(RunMode::Default))).unwrap_err();
+        run_to_end(&lp);
+        assert_eq!(attempts.take(), vec![(answers, None); 2]);
+        TcpStream::connect_any(&lp, &[answers], watches(false, true)).unwrap();
+        run_to_end(&lp);
+        assert_eq!(attempts.take(), [(answers, None)]);
     });
 }
 

@@ -460,6 +460,63 @@ TEST(the_timeout_is_for_all_addresses) {
     silent_close(&two);
 }
 
+typedef struct watcher {
+    peer client; /* the handler's user pointer */
+    int told;
+    kolo_address addresses[8];
+    int statuses[8];
+} watcher;
+
+static void attempted(kolo_loop *loop, kolo_stream stream, const kolo_address *address, int status, void *user) {
+    watcher *me = user;
+    void *own = NULL;
+    CHECK(me->client.stream == stream);
+    CHECK(me->told < 8);
+    CHECK_OK(kolo_stream_user(loop, stream, &own));
+    CHECK(own == user);
+    me->addresses[me->told] = *address;
+    me->statuses[me->told++] = status;
+}
+
+TEST(attempts_are_told) {
+    kolo_address any4 = loopback_v4(0), any6 = loopback_v6(0), addresses[2];
+    kolo_connect_options options = KOLO_CONNECT_OPTIONS_INIT;
+    kolo_stream_handler handler = peer_handler();
+    watcher me;
+    int refuses = raw_socket_bound(&any6, &addresses[0]), listener = raw_listen(&any4, 8, &addresses[1]);
+    memset(&me, 0, sizeof me);
+    me.client.loop = loop;
+    options.on_attempt = attempted;
+    CHECK_OK(kolo_tcp_connect_any(loop, addresses, 2, &options, &handler, &me, &me.client.stream));
+    CHECK_INT(me.told, 0);
+    RUN_UNTIL(loop, me.client.opened);
+    CHECK_INT(me.told, 3);
+    CHECK(memcmp(&me.addresses[0], &addresses[0], sizeof addresses[0]) == 0);
+    CHECK_ERROR(me.statuses[0], KOLO_OK);
+    CHECK(memcmp(&me.addresses[1], &addresses[0], sizeof addresses[0]) == 0);
+    CHECK_ERROR(me.statuses[1], KOLO_ECONNREFUSED);
+    CHECK(memcmp(&me.addresses[2], &addresses[1], sizeof addresses[1]) == 0);
+    CHECK_ERROR(me.statuses[2], KOLO_OK);
+    /* The handler works on as ever. */
+    int socket = raw_accept(listener);
+    raw_write_all(socket, "late", 4);
+    RUN_UNTIL(loop, me.client.received == 4);
+    raw_close(&socket);
+    RUN_UNTIL(loop, me.client.ended);
+    CHECK_OK(kolo_close(loop, me.client.stream));
+    RUN_UNTIL(loop, me.client.closed);
+    peer_free(&me.client);
+    memset(&me, 0, sizeof me);
+    me.client.loop = loop;
+    CHECK_OK(kolo_tcp_connect_name(loop, "::1", addresses[0].port, &options, &handler, &me, &me.client.stream));
+    run_to_end(loop);
+    CHECK_INT(me.told, 2);
+    CHECK_ERROR(me.statuses[1], KOLO_ECONNREFUSED);
+    peer_free(&me.client);
+    raw_close(&refuses);
+    raw_close(&listener);
+}
+
 TEST(only_the_family_that_is_wanted) {
     kolo_address any4 = loopback_v4(0), any6 = loopback_v6(0), addresses[2], local = loopback_v4(0);
     kolo_connect_options options = KOLO_CONNECT_OPTIONS_INIT;

@@ -21,6 +21,8 @@
 // does not see it.
 #![allow(clippy::missing_const_for_thread_local)]
 
+#[cfg(feature = "net")]
+mod attempts;
 mod boundary;
 mod registry;
 #[cfg(feature = "fs")]

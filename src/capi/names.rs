@@ -18,6 +18,7 @@ use std::ptr::null;
 use std::time::Duration;
 
 use super::address::{kolo_address, socket_address, text};
+use super::attempts::watching;
 use super::boundary::{c_bool, needed, number, pointer, with_loop, Out};
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
@@ -319,14 +320,17 @@ pub unsafe extern "C" fn kolo_tcp_connect_name(
 ) -> c_int {
     with_loop(r#loop, |lp| {
         // SAFETY: the caller's pointers, as the header asks for them.
-        let (out, host, options, handler) = unsafe {
+        let (out, host, given, handler) = unsafe {
             (
                 Out::new(out)?,
                 text(host)?,
-                connect_options(&sized::read_or_default(options)?)?,
+                sized::read_or_default(options)?,
                 adapter(lp, handler, user)?,
             )
         };
+        // SAFETY: as above.
+        let options = unsafe { connect_options(&given)? };
+        let handler = watching(handler, given.on_attempt);
         let tcp = TcpStream::connect_name_boxed(&lp.inner, host, port, &options, handler)?;
         out.set(tcp.id().to_raw());
         Ok(())

@@ -8,13 +8,14 @@ use std::mem::offset_of;
 use std::time::Duration;
 
 use super::address::{kolo_address, kolo_family, socket_address};
+use super::attempts::watching;
 use super::boundary::{c_bool, id, needed, number, pointer, slice, with_loop, Callback, Out};
 use super::listener::{bytes, give_back};
 use super::poll::{descriptor, socket};
 use super::remote::remote;
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
-use super::types::{kolo_loop, kolo_remote, kolo_socket, kolo_tcp};
+use super::types::{kolo_loop, kolo_remote, kolo_socket, kolo_stream, kolo_tcp};
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
 use crate::net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
@@ -48,7 +49,23 @@ pub struct kolo_connect_options {
     /// A kolo_family: only addresses of it. KOLO_FAMILY_NONE: of both, or of that of the local
     /// address.
     pub family: c_int,
+    /// With several addresses: called for each attempt, for a log. NULL: not called. `user` is the
+    /// handler's.
+    pub on_attempt: kolo_attempt_cb,
 }
+
+/// One of several addresses is tried (`status` is 0), or could not be connected to (the error).
+/// `address` is only there during the callback. Of attempts that are given up since another one has
+/// won nothing is told; nor is it when the handler was replaced by another one.
+pub type kolo_attempt_cb = Option<
+    unsafe extern "C" fn(
+        r#loop: *mut kolo_loop,
+        stream: kolo_stream,
+        address: *const kolo_address,
+        status: c_int,
+        user: *mut c_void,
+    ),
+>;
 
 // SAFETY: numbers and a pointer, the first of them the size.
 unsafe impl Versioned for kolo_connect_options {
@@ -161,14 +178,17 @@ pub unsafe extern "C" fn kolo_tcp_connect_any(
 ) -> c_int {
     with_loop(r#loop, |lp| {
         // SAFETY: the caller's pointers, as the header asks for them.
-        let (out, addresses, options, handler) = unsafe {
+        let (out, addresses, given, handler) = unsafe {
             (
                 Out::new(out)?,
                 slice(addresses, count)?,
-                connect_options(&sized::read_or_default(options)?)?,
+                sized::read_or_default(options)?,
                 adapter(lp, handler, user)?,
             )
         };
+        // SAFETY: as above.
+        let options = unsafe { connect_options(&given)? };
+        let handler = watching(handler, given.on_attempt);
         let addresses = addresses.iter().map(|address| (*address).try_into());
         let addresses = addresses.collect::<Result<Vec<_>>>()?;
         let tcp = TcpStream::connect_any_boxed(&lp.inner, &addresses, &options, handler)?;

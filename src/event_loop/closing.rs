@@ -156,6 +156,8 @@ impl Loop {
                     | Deferred::Request(_),
                 ) => {}
                 #[cfg(feature = "net")]
+                Some(Deferred::Attempt(..)) => {}
+                #[cfg(feature = "net")]
                 Some(Deferred::Udp(_)) => {}
                 #[cfg(feature = "watch")]
                 Some(Deferred::Watches) => {}

@@ -35,7 +35,7 @@ use crate::error::{Code, Result};
 use crate::handles::{Body, Handles, Id};
 use crate::metrics::Meter;
 #[cfg(feature = "net")]
-use crate::net::connecting::Connecting;
+use crate::net::connecting::{AttemptNews, Connecting};
 use crate::options::LoopOptions;
 use crate::pool::Pool;
 use crate::remote::Mailbox;
@@ -75,6 +75,9 @@ pub(crate) enum Deferred {
     /// Watches have something to tell.
     #[cfg(feature = "watch")]
     Watches,
+    /// What became of an attempt to connect a stream.
+    #[cfg(feature = "net")]
+    Attempt(Id, Box<AttemptNews>),
 }
 
 pub(crate) struct Core {

@@ -111,6 +111,8 @@ impl Loop {
                 Some(Deferred::Request(id)) => self.request_over(id),
                 #[cfg(feature = "watch")]
                 Some(Deferred::Watches) => self.tell_watches(),
+                #[cfg(feature = "net")]
+                Some(Deferred::Attempt(id, news)) => self.stream_attempt(id, *news),
                 None => return,
             }
         }

@@ -4,13 +4,14 @@
 //! first gives its socket to the stream, the others are closed. One timer, the stream's own, serves the limit on the whole
 //! and the delay between attempts.
 
+use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::race::Race;
 use super::tcp::{socket_for, ConnectOptions, TcpStream};
 use crate::driver::{Driver, Object, Source};
-use crate::error::{Code, Result};
-use crate::event_loop::{Core, Loop};
+use crate::error::{Code, Error, Result};
+use crate::event_loop::{Core, Deferred, Loop};
 use crate::handles::{Body, Id, Kind};
 #[cfg(feature = "dns")]
 use crate::names::{Lookup, ResolveOptions, Resolved};
@@ -18,13 +19,14 @@ use crate::names::{Lookup, ResolveOptions, Resolved};
 use crate::pool::WorkClass;
 #[cfg(feature = "dns")]
 use crate::request::{Hold, Request};
-use crate::stream::{StreamHandler, StreamState};
+use crate::stream::{Stream, StreamHandler, StreamState};
 use crate::timers::TimerKey;
 
 /// An attempt to reach one of a stream's addresses.
 pub(crate) struct Attempt {
     pub source: Source,
     stream: Id,
+    address: SocketAddr,
 }
 
 /// What a stream is up to that has no socket yet.
@@ -35,6 +37,14 @@ pub(crate) struct Connecting {
     options: ConnectOptions,
     /// When the whole has taken too long.
     deadline: Option<u64>,
+    /// The handler wants to hear of attempts.
+    watched: bool,
+}
+
+/// An address that is tried, or why it could not be connected to.
+pub(crate) struct AttemptNews {
+    address: SocketAddr,
+    failed: Option<Error>,
 }
 
 impl Connecting {
@@ -55,6 +65,7 @@ pub(super) fn begin(
     handler: Box<dyn StreamHandler>,
 ) -> Result<TcpStream> {
     options.check()?;
+    let watched = handler.watches_attempts();
     let delay = options.attempt_delay.map(crate::timer::nanoseconds);
     let mut state = StreamState::new(Source::new(Object::None), Kind::Tcp);
     state.begin_connecting();
@@ -70,6 +81,7 @@ pub(super) fn begin(
         race: Race::new(delay.unwrap_or(ATTEMPT_DELAY)),
         options: options.clone(),
         deadline: timeout.map(|timeout| now.saturating_add(timeout)),
+        watched,
     };
     core.connecting.insert(tcp.id(), Box::new(connecting));
     arm(&mut core, tcp.id());
@@ -105,20 +117,28 @@ fn advance(core: &mut Core, stream: Id, now: u64) {
         let Some(address) = connecting.race.next(now) else {
             break;
         };
-        let begun = attempt(core, stream, &address);
+        let begun = attempt(core, stream, address);
         let Some(connecting) = core.connecting.get_mut(&stream) else {
             return;
         };
+        let watched = connecting.watched;
         let race = &mut connecting.race;
         match begun {
-            Ok(attempt) => race.begun(attempt, now),
+            Ok(attempt) => {
+                race.begun(attempt, now);
+                report(&mut core.deferred, watched, stream, address, None);
+            }
             Err(error) if is_shortage(error.code()) => {
                 if race.running().is_empty() {
                     return crate::stream::fail(core, stream, error);
                 }
                 race.put_back(address, now);
             }
-            Err(error) => race.failed_to_begin(error),
+            Err(error) => {
+                race.failed_to_begin(error);
+                report(&mut core.deferred, watched, stream, address, None);
+                report(&mut core.deferred, watched, stream, address, Some(error));
+            }
         }
     }
     let lost = core
@@ -128,6 +148,20 @@ fn advance(core: &mut Core, stream: Id, now: u64) {
     match lost {
         Some(error) => crate::stream::fail(core, stream, error),
         None => arm(core, stream),
+    }
+}
+
+/// Has the handler told, if it wants to be, in the next deferred phase.
+fn report(
+    deferred: &mut VecDeque<Deferred>,
+    watched: bool,
+    stream: Id,
+    address: SocketAddr,
+    failed: Option<Error>,
+) {
+    if watched {
+        let news = AttemptNews { address, failed };
+        deferred.push_back(Deferred::Attempt(stream, Box::new(news)));
     }
 }
 
@@ -141,10 +175,14 @@ fn is_shortage(code: Code) -> bool {
     )
 }
 
-fn attempt(core: &mut Core, stream: Id, address: &SocketAddr) -> Result<Id> {
+fn attempt(core: &mut Core, stream: Id, address: SocketAddr) -> Result<Id> {
     let connecting = core.connecting.get(&stream).ok_or(Code::EBADF)?;
-    let source = Source::of_socket(socket_for(address, &connecting.options)?);
-    let body = Body::Attempt(Box::new(Attempt { source, stream }));
+    let source = Source::of_socket(socket_for(&address, &connecting.options)?);
+    let body = Body::Attempt(Box::new(Attempt {
+        source,
+        stream,
+        address,
+    }));
     let id = core.handles.insert_internal(body)?;
     let Core {
         handles, driver, ..
@@ -152,7 +190,7 @@ fn attempt(core: &mut Core, stream: Id, address: &SocketAddr) -> Result<Id> {
     let Body::Attempt(attempt) = &mut handles.get_mut(id)?.body else {
         return Err(Code::EBADF.into());
     };
-    let begun = driver.connect(id, &mut attempt.source, &(*address).into());
+    let begun = driver.connect(id, &mut attempt.source, &address.into());
     if let Err(error) = begun {
         end_attempt(core, id);
         return Err(error);
@@ -222,14 +260,22 @@ impl Loop {
         true
     }
 
+    /// Tells of an attempt, unless the stream was closed meanwhile.
+    pub(crate) fn stream_attempt(&self, stream: Id, news: AttemptNews) {
+        let AttemptNews { address, failed } = news;
+        self.tell(stream, |lp, handler| {
+            handler.on_attempt(lp, Stream(stream), address, failed);
+        });
+    }
+
     /// A connect has ended: an attempt's, or a stream's own.
     pub(crate) fn connected(&self, id: Id, outcome: Result<()>) {
         let stream = {
             let core = &mut *self.core.borrow_mut();
             match core.handles.get(id).map(|entry| &entry.body) {
                 Ok(Body::Attempt(attempt)) => {
-                    let stream = attempt.stream;
-                    if !attempt_ended(core, id, stream, outcome) {
+                    let (stream, address) = (attempt.stream, attempt.address);
+                    if !attempt_ended(core, id, (stream, address), outcome) {
                         return;
                     }
                     stream
@@ -243,13 +289,20 @@ impl Loop {
 }
 
 /// Whether the stream is connected by it.
-fn attempt_ended(core: &mut Core, id: Id, stream: Id, outcome: Result<()>) -> bool {
+fn attempt_ended(
+    core: &mut Core,
+    id: Id,
+    (stream, address): (Id, SocketAddr),
+    outcome: Result<()>,
+) -> bool {
     let now = core.now;
     let Some(connecting) = core.connecting.get_mut(&stream) else {
         return false;
     };
     if let Err(error) = outcome {
         connecting.race.failed(id, error);
+        let watched = connecting.watched;
+        report(&mut core.deferred, watched, stream, address, Some(error));
         end_attempt(core, id);
         advance(core, stream, now);
         return false;
@@ -306,7 +359,7 @@ pub(super) fn look_up(
 
 /// The error of a stream that cannot begin: told later, like every other.
 #[cfg(feature = "dns")]
-pub(super) fn fail(lp: &Loop, tcp: TcpStream, error: crate::Error) {
+pub(super) fn fail(lp: &Loop, tcp: TcpStream, error: Error) {
     crate::stream::fail(&mut lp.core.borrow_mut(), tcp.id(), error);
 }
 

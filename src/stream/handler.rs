@@ -1,5 +1,7 @@
 //! What a stream does: its handler.
 
+use std::net::SocketAddr;
+
 use super::Stream;
 use crate::error::{Code, Error};
 use crate::event_loop::Loop;
@@ -35,6 +37,17 @@ pub trait StreamHandler: 'static {
     /// Bytes came. They are only there during the callback.
     fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]);
 
+    /// One of several addresses is tried (`None`), or could not be connected to: for a log. Only where
+    /// [`StreamHandler::watches_attempts`]. Of attempts that are given up since another one has won nothing is told.
+    fn on_attempt(
+        &mut self,
+        _lp: &Loop,
+        _stream: Stream,
+        _address: SocketAddr,
+        _failed: Option<Error>,
+    ) {
+    }
+
     /// The peer ended its side (half-close); nothing more will be received. Writing goes on.
     /// As provided: what is queued is still sent, then the stream closes ([`Stream::finish`]).
     fn on_end(&mut self, lp: &Loop, stream: Stream) {
@@ -66,6 +79,11 @@ pub trait StreamHandler: 'static {
     /// Whether the stream reads from the start, without [`Stream::read_start`].
     fn reads(&self) -> bool {
         true
+    }
+
+    /// Whether [`StreamHandler::on_attempt`] is to be called. Asked once, when the stream is made.
+    fn watches_attempts(&self) -> bool {
+        false
     }
 
     /// Whether [`StreamHandler::memory`] says where received bytes go. Asked once, when the
