@@ -100,6 +100,23 @@ pub(crate) fn is_terminal(descriptor: super::Descriptor) -> bool {
     unsafe { libc::isatty(descriptor) == 1 }
 }
 
+/// Whether a socket listens for connections (socket(7), `SO_ACCEPTCONN`).
+pub(crate) fn listens(socket: super::Descriptor) -> bool {
+    let mut on: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: an int to fill in, and its size.
+    let outcome = unsafe {
+        libc::getsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_ACCEPTCONN,
+            (&raw mut on).cast(),
+            &mut length,
+        )
+    };
+    outcome == 0 && on != 0
+}
+
 /// One line of getifaddrs(3).
 pub(crate) struct InterfaceLine {
     pub name: Vec<u8>,

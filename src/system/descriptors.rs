@@ -75,7 +75,7 @@ mod unix {
         let borrowed = sys::borrow(descriptor);
         let socket = SockRef::from(&borrowed);
         let domain = socket.local_addr()?.domain();
-        let listens = socket.is_listener().unwrap_or(false);
+        let listens = sys::machine::listens(descriptor);
         let internet = domain == Domain::IPV4 || domain == Domain::IPV6;
         Ok(match socket.r#type()? {
             Type::STREAM if internet && listens => DescriptorKind::TcpListener,
