@@ -31,9 +31,11 @@ pub enum kolo_stdio_type {
     KOLO_STDIO_INHERIT = 0,
     /// The null device: reads the end, writes into nothing.
     KOLO_STDIO_NULL = 1,
-    /// `descriptor`, which stays the caller's.
+    /// `descriptor`, which stays the caller's. It is the same open file: where it does not block
+    /// here, it does not block there.
     KOLO_STDIO_DESCRIPTOR = 2,
-    /// The file `path`, opened with `open_flags` and `mode`.
+    /// The file `path`, opened with `open_flags` and `mode` during the call. (A FIFO is opened when
+    /// its other end is, unless O_NONBLOCK is among the flags.)
     KOLO_STDIO_FILE = 3,
     /// A pipe that the program reads: what is written to `out_stream`.
     KOLO_STDIO_CHILD_READS = 4,
@@ -264,8 +266,8 @@ pub unsafe extern "C" fn kolo_process_spawn(
     user: *mut c_void,
     out: *mut kolo_process,
 ) -> c_int {
+    set_failed_step(0);
     with_loop(r#loop, |lp| {
-        set_failed_step(0);
         // SAFETY: the caller's pointers, as the header asks for them.
         let (options, out) = unsafe { (sized::read(options)?, Out::new(out)?) };
         // SAFETY: as above: what the options point to.

@@ -56,6 +56,7 @@ impl Stdio {
     }
 
     /// This file, socket or other descriptor, which is closed here when the program is started.
+    /// Where it does not block here, it does not block there.
     pub fn descriptor(descriptor: impl Into<OwnedFd>) -> Stdio {
         Stdio(Kind::Owned(descriptor.into()))
     }

@@ -60,7 +60,8 @@ impl ProcessState {
 /// and no zombie stays.
 ///
 /// [`Loop::close`] on a program that still runs lets go of it: it runs on, nothing more is heard
-/// of it, and the loop still waits for its end. With [`Command::kill_on_close`] it is killed.
+/// of it, and it no longer keeps the loop alive, but in the turns that the loop makes it still
+/// waits for its end. With [`Command::kill_on_close`] it is killed.
 /// When the loop is freed, all this happens to the programs that run: those that run on are
 /// waited for when kolo starts the next program or frees the next loop, in whatever thread.
 ///

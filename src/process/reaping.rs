@@ -109,7 +109,8 @@ pub(crate) fn close(core: &mut Core, id: Id) {
             // It may just have ended.
             let _ = state.kill(libc::SIGKILL);
         }
-        // Its descriptor stays watched, to move to another handle (`leave`).
+        // It is watched again when it has got another handle (`leave`).
+        core.driver.poll_stop(id, &mut state.source);
         return;
     }
     core.driver.close(id, &mut state.source);
@@ -157,7 +158,6 @@ pub(crate) fn leave(core: &mut Core, id: Id, mut state: Box<ProcessState>) {
         core.handles.set_active(orphan, true);
         match by_signal {
             Some(at) => core.children.ids[at] = orphan,
-            // Registered as it is, it only changes its name.
             None => watch(core, orphan),
         }
     }

@@ -208,7 +208,10 @@ impl<'a> Descriptors<'a> {
         }
         match kind {
             Kind::Inherit if target > libc::STDERR_FILENO => self.lent(target),
-            Kind::Inherit if is_inherited(target) => self.lent(target),
+            Kind::Inherit if is_inherited(target) => {
+                self.shared = true;
+                Ok(target)
+            }
             Kind::Inherit | Kind::Null => self.null(),
             Kind::Owned(descriptor) => {
                 self.shared = true;

@@ -2,7 +2,7 @@
 
 use std::ffi::c_int;
 use std::io;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 
 /// What waiting for a child found.
 pub(crate) enum Waited {
@@ -52,8 +52,11 @@ pub(crate) fn kill(pid: libc::pid_t, signal: c_int) -> io::Result<()> {
 
 #[cfg(target_os = "linux")]
 mod linux {
-    use super::*;
+    use std::os::fd::{AsRawFd, FromRawFd};
+
     use once_cell::sync::Lazy;
+
+    use super::*;
 
     /// Whether children are named by descriptors (Linux 5.3), and nothing forbids it.
     /// `KOLO_PIDFD=0` in the environment says not to.

@@ -132,6 +132,7 @@ pub(crate) struct Plan {
     /// Its niceness, as `setpriority` takes it.
     pub nice: Option<c_int>,
     /// The signal that it gets when the thread that starts it ends; 0: none. Linux only.
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
     pub death_signal: c_int,
 }
 

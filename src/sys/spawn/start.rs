@@ -2,10 +2,8 @@
 
 use std::ffi::{c_int, c_void};
 use std::io;
-use std::mem::ManuallyDrop;
-use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::Ordering;
 
 use once_cell::sync::Lazy;
 
@@ -115,11 +113,6 @@ fn reap(pid: libc::pid_t) {
     }
 }
 
-fn own(raw: RawFd) -> Option<OwnedFd> {
-    // SAFETY: a system call just made it for us.
-    (raw >= 0).then(|| unsafe { OwnedFd::from_raw_fd(raw) })
-}
-
 fn this_process() -> libc::pid_t {
     // SAFETY: takes nothing and cannot fail.
     unsafe { libc::getpid() }
@@ -168,7 +161,9 @@ mod shared {
 
 #[cfg(target_os = "linux")]
 mod shared {
-    use std::sync::atomic::{AtomicPtr, AtomicU8};
+    use std::mem::ManuallyDrop;
+    use std::os::fd::FromRawFd;
+    use std::sync::atomic::{AtomicPtr, AtomicU8, Ordering};
 
     use super::super::super::children;
     use super::*;
@@ -269,7 +264,9 @@ mod shared {
         if pid < 0 {
             return Err(io::Error::last_os_error().raw_os_error().unwrap_or(0));
         }
-        Ok((pid, own(pidfd)))
+        // SAFETY: the system call just made it for us.
+        let pidfd = (pidfd >= 0).then(|| unsafe { OwnedFd::from_raw_fd(pidfd) });
+        Ok((pid, pidfd))
     }
 
     /// Memory for the child to stand on, with a page below that must not be touched.
