@@ -1,5 +1,7 @@
 """The smaller examples, each with real peers."""
 
+import collections
+import errno
 import os
 import re
 import select
@@ -8,6 +10,7 @@ import signal
 import socket
 import struct
 import threading
+import zlib
 
 from harness import (Client, HttpServer, Program, expect, expect_equal, get, pattern, run_program, temporary_folder, test,
                      wait_until, write_file)
@@ -130,6 +133,74 @@ def post_adds_up_what_all_threads_found():
         done = run_program("post")
         expect_equal((done.returncode, done.stderr), (0, b""))
         expect_equal(done.stdout.decode().splitlines()[-1], "100 results: 78498 primes below 1000000")
+
+
+# ---- work -------------------------------------------------------------------------------------------------------------
+
+
+@test
+def work_tells_the_checksum_of_each_file():
+    contents = {f"file {number}": pattern(number * 10_000, number) for number in range(20)}
+    with temporary_folder() as folder:
+        for name, content in contents.items():
+            write_file(folder, name, content)
+        paths = {os.path.join(folder, name): content for name, content in contents.items()}
+        missing = os.path.join(folder, "missing")
+        done = run_program("work", *paths, missing)
+        expect_equal(done.returncode, 1)
+        expect_equal(done.stderr.decode(), f"work: {missing}: No such file or directory\n")
+        found = dict(reversed(line.split("  ", 1)) for line in done.stdout.decode().splitlines())
+        expect_equal(found, {path: f"{zlib.crc32(content):08x}" for path, content in paths.items()})
+
+
+@test
+def work_gives_up_what_has_not_begun():
+    with temporary_folder() as folder:
+        # Nobody writes to them: the threads of the pool wait, and so do the files behind them.
+        fifos = [os.path.join(folder, f"fifo {number}") for number in range(8)]
+        for fifo in fifos:
+            os.mkfifo(fifo)
+        with Program("work", *fifos) as program:
+            writers = {}
+
+            def four_begun():
+                for fifo in fifos:
+                    if fifo not in writers:
+                        try:
+                            writers[fifo] = os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+                        except OSError as error:
+                            expect_equal(error.errno, errno.ENXIO, "nobody reads it yet")
+                return len(writers) == 4
+
+            wait_until(four_begun, "four threads have begun")
+            program.signal(signal.SIGINT)
+            for _ in range(4):
+                program.wait_line("given up$", "err")
+            for writer in writers.values():  # those that were begun run to their end
+                os.close(writer)
+            expect_equal(program.wait(), 1, program.output("err"))
+            expect_equal(len(program.output("err")), 4, program.output("err"))
+            expect_equal(len(program.output()), 4, program.output())
+
+
+# ---- many_loops -------------------------------------------------------------------------------------------------------
+
+
+@test
+def many_loops_share_the_connections_and_stop_in_order():
+    with Program("many_loops", "0", "3") as program:
+        port = int(program.wait_line(r"^3 loops on 127\.0\.0\.1:(\d+)$").group(1))
+        clients = [Client(port) for _ in range(30)]
+        loops = collections.Counter(client.socket.makefile("rb").readline().decode() for client in clients)
+        expect_equal(set(loops), {"loop 0\n", "loop 1\n", "loop 2\n"})
+        expect(all(count > 5 for count in loops.values()), loops)
+        clients[7].send(b"hello")
+        expect_equal(clients[7].socket.recv(5, socket.MSG_WAITALL), b"hello")
+        program.signal(signal.SIGINT)
+        for client in clients:
+            expect_equal(receive_all(client.socket), b"", "the end, and nothing else")
+            client.close()
+        expect_equal(program.wait(), 0, program.output("err"))
 
 
 # ---- signals ----------------------------------------------------------------------------------------------------------

@@ -104,6 +104,7 @@ def valgrind_finds_nothing_in_the_smaller_examples():
         with HttpServer(root) as server:
             expect_clean(run_program("timers", valgrind=True))
             expect_clean(run_program("post", valgrind=True, seconds=200))
+            expect_clean(run_program("work", os.path.join(root, "big"), valgrind=True))
             expect_clean(run_program("foreign_fd", "127.0.0.1", server.port, "/big", "/", "/none", valgrind=True))
             expect_clean(run_program("tcp_client", "127.0.0.1", server.port, stdin=get("/big", version="1.0"), valgrind=True))
             port = server.port
