@@ -176,6 +176,68 @@ static int call_adopt(kolo_loop *loop) {
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
     return kolo_tcp_adopt(loop, spare_pair[0], &handler, NULL, &out);
 }
+/* An abstract name, which goes with its socket; each call takes another. */
+static size_t spare_name(char *name, size_t room) {
+    static int count;
+    int length = snprintf(name + 1, room - 1, "kolo misuse %d %d", (int)getpid(), ++count);
+    name[0] = 0;
+    return (size_t)length + 1;
+}
+static int call_local_listen(kolo_loop *loop) {
+    char name[64];
+    kolo_listener out;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    return kolo_local_listen(loop, name, spare_name(name, sizeof name), NULL, &handler, NULL, &out);
+}
+static int call_local_listener_adopt(kolo_loop *loop) {
+    kolo_listener out;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    return kolo_local_listener_adopt(loop, spare_pair[0], NULL, &handler, NULL, &out);
+}
+static int call_local_connect(kolo_loop *loop) {
+    char name[64];
+    kolo_local out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_local_connect(loop, name, spare_name(name, sizeof name), NULL, &handler, NULL, &out);
+}
+static int call_local_pair(kolo_loop *loop) {
+    kolo_local one, other;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_local_pair(loop, &handler, NULL, &handler, NULL, &one, &other);
+}
+static int call_local_adopt(kolo_loop *loop) {
+    kolo_local out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_local_adopt(loop, spare_pair[0], &handler, NULL, &out);
+}
+static int call_pipe_pair(kolo_loop *loop) {
+    kolo_pipe one, other;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_pipe_pair(loop, &handler, NULL, &handler, NULL, &one, &other);
+}
+static int call_pipe_half(kolo_loop *loop) {
+    kolo_pipe out;
+    int other = -1;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    int result = kolo_pipe_half(loop, KOLO_DIRECTION_READ, &handler, NULL, &out, &other);
+    raw_close(&other);
+    return result;
+}
+static int call_pipe_open(kolo_loop *loop) {
+    kolo_pipe out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_pipe_open(loop, "/no/such/pipe", KOLO_DIRECTION_READ, &handler, NULL, &out);
+}
+static int call_pipe_adopt(kolo_loop *loop) {
+    kolo_pipe out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_pipe_adopt(loop, spare_pair[0], &handler, NULL, &out);
+}
+static int call_pipe_reopen(kolo_loop *loop) {
+    kolo_pipe out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return kolo_pipe_reopen(loop, spare_pair[0], &handler, NULL, &out);
+}
 static int call_watch_open(kolo_loop *loop) {
     kolo_watch out;
     return kolo_watch_open(loop, "/tmp", NULL, no_watch, NULL, &out);
@@ -311,6 +373,16 @@ static const loop_call loop_calls[] = {
     {"kolo_resolve", call_resolve},
     {"kolo_reverse", call_reverse},
     {"kolo_tcp_adopt", call_adopt},
+    {"kolo_local_listen", call_local_listen},
+    {"kolo_local_listener_adopt", call_local_listener_adopt},
+    {"kolo_local_connect", call_local_connect},
+    {"kolo_local_pair", call_local_pair},
+    {"kolo_local_adopt", call_local_adopt},
+    {"kolo_pipe_pair", call_pipe_pair},
+    {"kolo_pipe_half", call_pipe_half},
+    {"kolo_pipe_open", call_pipe_open},
+    {"kolo_pipe_adopt", call_pipe_adopt},
+    {"kolo_pipe_reopen", call_pipe_reopen},
     {"kolo_udp_bind", call_udp_bind},
     {"kolo_udp_adopt", call_udp_adopt},
     {"kolo_process_spawn", call_spawn},
@@ -344,16 +416,19 @@ static const loop_call loop_calls[] = {
 #define LOOP_CALLS (sizeof loop_calls / sizeof loop_calls[0])
 
 /* ---- functions that take a handle ---- */
-enum { ANY_STREAM = -1 };
+enum { ANY_STREAM = -1, ANY_LISTENER = -2, ANY_LOCAL = -3 };
 
 static bool is_for(int wanted, int kind) {
-    bool stream = kind == KOLO_KIND_TCP || kind == KOLO_KIND_TTY;
-    return wanted == 0 || wanted == kind || (wanted == ANY_STREAM && stream);
+    bool stream = kind == KOLO_KIND_TCP || kind == KOLO_KIND_TTY || kind == KOLO_KIND_LOCAL || kind == KOLO_KIND_PIPE;
+    bool listener = kind == KOLO_KIND_LISTENER || kind == KOLO_KIND_LOCAL_LISTENER;
+    bool local = kind == KOLO_KIND_LOCAL || kind == KOLO_KIND_LOCAL_LISTENER;
+    return wanted == 0 || wanted == kind || (wanted == ANY_STREAM && stream) ||
+           (wanted == ANY_LISTENER && listener) || (wanted == ANY_LOCAL && local);
 }
 
 typedef struct handle_call {
     const char *name;
-    int kind; /* 0: any; ANY_STREAM: whatever carries it */
+    int kind; /* 0: any; ANY_STREAM, ANY_LISTENER: whatever carries it; ANY_LOCAL: a stream or a listener */
     int (*call)(kolo_loop *loop, kolo_handle handle);
 } handle_call;
 
@@ -583,6 +658,80 @@ static int call_directory_read_sync(kolo_loop *loop, kolo_handle handle) {
     return result == KOLO_EBUSY ? KOLO_OK : result; /* the directory was right, and is being read */
 }
 
+static int call_local_name(kolo_loop *loop, kolo_handle handle) {
+    char name[128];
+    size_t length;
+    return kolo_local_name(loop, handle, name, sizeof name, &length);
+}
+static int call_local_peer_name(kolo_loop *loop, kolo_handle handle) {
+    char name[128];
+    size_t length;
+    return kolo_local_peer_name(loop, handle, name, sizeof name, &length);
+}
+static int call_local_credentials(kolo_loop *loop, kolo_handle handle) {
+    int64_t process;
+    uint32_t user, group;
+    return kolo_local_peer_credentials(loop, handle, &process, &user, &group);
+}
+static int call_local_set_buffers(kolo_loop *loop, kolo_handle handle) {
+    return kolo_local_set_buffers(loop, handle, 100000, 0);
+}
+static int call_local_socket(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket;
+    return kolo_local_socket(loop, handle, &socket);
+}
+static int call_local_receive(kolo_loop *loop, kolo_handle handle) {
+    return kolo_local_receive_descriptors(loop, handle, true);
+}
+static int call_local_waiting(kolo_loop *loop, kolo_handle handle) {
+    size_t count;
+    return kolo_local_descriptors_waiting(loop, handle, &count);
+}
+/* The stream was right, and no descriptor waits there. */
+static int none_waits(int result) { return result == KOLO_ENOENT ? KOLO_OK : result; }
+static int call_local_next_kind(kolo_loop *loop, kolo_handle handle) {
+    int kind;
+    return none_waits(kolo_local_next_kind(loop, handle, &kind));
+}
+static int call_local_take_descriptor(kolo_loop *loop, kolo_handle handle) {
+    int taken;
+    return none_waits(kolo_local_take_descriptor(loop, handle, &taken));
+}
+static int call_local_take_stream(kolo_loop *loop, kolo_handle handle) {
+    kolo_stream out;
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    return none_waits(kolo_local_take_stream(loop, handle, &handler, NULL, &out));
+}
+static int call_local_take_listener(kolo_loop *loop, kolo_handle handle) {
+    kolo_listener out;
+    kolo_listener_handler handler = KOLO_LISTENER_HANDLER_INIT;
+    return none_waits(kolo_local_take_listener(loop, handle, &handler, NULL, &out));
+}
+static int call_local_write_with(kolo_loop *loop, kolo_handle handle) {
+    int descriptor = STDIN_FILENO;
+    return kolo_local_write_with_descriptors(loop, handle, "x", 1, &descriptor, 1, no_done, NULL, NULL);
+}
+static int call_local_send_handle(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_local_send_handle(loop, handle, handle, "x", 1, no_done, NULL, NULL);
+    return result == KOLO_EBUSY ? KOLO_OK : result; /* the streams were right, and it has writes queued */
+}
+static int call_local_release(kolo_loop *loop, kolo_handle handle) {
+    kolo_socket socket = -1;
+    int result = kolo_local_release(loop, handle, &socket);
+    if (result == KOLO_OK) SYSTEM(close((int)socket));
+    return result;
+}
+static int call_pipe_descriptor(kolo_loop *loop, kolo_handle handle) {
+    int descriptor;
+    return kolo_pipe_descriptor(loop, handle, &descriptor);
+}
+static int call_pipe_release(kolo_loop *loop, kolo_handle handle) {
+    int descriptor = -1;
+    int result = kolo_pipe_release(loop, handle, &descriptor);
+    if (result == KOLO_OK) SYSTEM(close(descriptor));
+    return result;
+}
+
 static int call_udp_attach(kolo_loop *loop, kolo_handle handle) {
     kolo_udp_handler handler = KOLO_UDP_HANDLER_INIT;
     return kolo_udp_attach(loop, handle, &handler, NULL);
@@ -696,8 +845,8 @@ static const handle_call handle_calls[] = {
     {"kolo_request_cancel", KOLO_KIND_REQUEST, call_request_cancel},
     {"kolo_watch_path", KOLO_KIND_WATCH, call_watch_path},
     {"kolo_listener_address", KOLO_KIND_LISTENER, call_listener_address},
-    {"kolo_listener_pause", KOLO_KIND_LISTENER, kolo_listener_pause},
-    {"kolo_listener_resume", KOLO_KIND_LISTENER, kolo_listener_resume},
+    {"kolo_listener_pause", ANY_LISTENER, kolo_listener_pause},
+    {"kolo_listener_resume", ANY_LISTENER, kolo_listener_resume},
     {"kolo_stream_attach", ANY_STREAM, call_attach},
     {"kolo_stream_user", ANY_STREAM, call_stream_user},
     {"kolo_stream_read_stop", ANY_STREAM, kolo_stream_read_stop},
@@ -719,8 +868,24 @@ static const handle_call handle_calls[] = {
     {"kolo_tty_set_mode", KOLO_KIND_TTY, call_tty_set_mode},
     {"kolo_tty_window_size", KOLO_KIND_TTY, call_tty_window_size},
     {"kolo_tty_on_resize", KOLO_KIND_TTY, call_tty_on_resize},
+    {"kolo_local_name", ANY_LOCAL, call_local_name},
+    {"kolo_local_peer_name", KOLO_KIND_LOCAL, call_local_peer_name},
+    {"kolo_local_peer_credentials", KOLO_KIND_LOCAL, call_local_credentials},
+    {"kolo_local_set_buffers", KOLO_KIND_LOCAL, call_local_set_buffers},
+    {"kolo_local_socket", KOLO_KIND_LOCAL, call_local_socket},
+    {"kolo_local_receive_descriptors", KOLO_KIND_LOCAL, call_local_receive},
+    {"kolo_local_descriptors_waiting", KOLO_KIND_LOCAL, call_local_waiting},
+    {"kolo_local_next_kind", KOLO_KIND_LOCAL, call_local_next_kind},
+    {"kolo_local_take_descriptor", KOLO_KIND_LOCAL, call_local_take_descriptor},
+    {"kolo_local_take_stream", KOLO_KIND_LOCAL, call_local_take_stream},
+    {"kolo_local_take_listener", KOLO_KIND_LOCAL, call_local_take_listener},
+    {"kolo_local_write_with_descriptors", KOLO_KIND_LOCAL, call_local_write_with},
+    {"kolo_local_send_handle", KOLO_KIND_LOCAL, call_local_send_handle},
+    {"kolo_pipe_descriptor", KOLO_KIND_PIPE, call_pipe_descriptor},
     {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
+    {"kolo_local_release", KOLO_KIND_LOCAL, call_local_release},
+    {"kolo_pipe_release", KOLO_KIND_PIPE, call_pipe_release},
     {"kolo_tcp_move", KOLO_KIND_TCP, call_move},
     {"kolo_stream_reset", ANY_STREAM, kolo_stream_reset},
     {"kolo_udp_attach", KOLO_KIND_UDP, call_udp_attach},
@@ -818,14 +983,16 @@ static void check_works(kolo_loop *loop) {
 
 /* ---- handles ---- */
 
-enum { KINDS = 14 };
+enum { KINDS = 17 };
 static const int all_kinds[KINDS] = {KOLO_KIND_TIMER, KOLO_KIND_HOOK,     KOLO_KIND_WAKER, KOLO_KIND_SIGNAL,
                                      KOLO_KIND_POLL,  KOLO_KIND_LISTENER, KOLO_KIND_TCP,   KOLO_KIND_UDP,
                                      KOLO_KIND_PROCESS,
                                      KOLO_KIND_REQUEST, KOLO_KIND_TTY, KOLO_KIND_WATCH,
-                                     KOLO_KIND_FILE, KOLO_KIND_DIRECTORY};
+                                     KOLO_KIND_FILE, KOLO_KIND_DIRECTORY,
+                                     KOLO_KIND_LOCAL, KOLO_KIND_LOCAL_LISTENER, KOLO_KIND_PIPE};
 
 static int tcp_other_end = -1;
+static int local_other_end = -1;
 
 static kolo_handle open_kind(kolo_loop *loop, int kind) {
     kolo_handle handle = 0;
@@ -836,6 +1003,7 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
     kolo_address any = loopback_v4(0);
     char path[64];
     int sockets[2];
+    char name[64];
     switch (kind) {
     case KOLO_KIND_TIMER: CHECK_OK(kolo_timer_open(loop, no_timer, NULL, &handle)); break;
     case KOLO_KIND_HOOK: CHECK_OK(kolo_hook_open(loop, KOLO_HOOK_CHECK, no_hook, NULL, &handle)); break;
@@ -858,6 +1026,17 @@ static kolo_handle open_kind(kolo_loop *loop, int kind) {
         break;
     case KOLO_KIND_DIRECTORY: CHECK_OK(kolo_directory_open_sync(loop, "/", &handle)); break;
     case KOLO_KIND_LISTENER: CHECK_OK(kolo_tcp_listen(loop, &any, NULL, &listening, NULL, &handle)); break;
+    case KOLO_KIND_LOCAL:
+    case KOLO_KIND_PIPE: /* which a socket may be, too: one that goes both ways */
+        SYSTEM(socketpair(AF_UNIX, SOCK_STREAM, 0, sockets));
+        if (kind == KOLO_KIND_LOCAL) CHECK_OK(kolo_local_adopt(loop, sockets[0], &handler, NULL, &handle));
+        if (kind == KOLO_KIND_PIPE) CHECK_OK(kolo_pipe_adopt(loop, sockets[0], &handler, NULL, &handle));
+        raw_close(&local_other_end);
+        local_other_end = sockets[1];
+        break;
+    case KOLO_KIND_LOCAL_LISTENER:
+        CHECK_OK(kolo_local_listen(loop, name, spare_name(name, sizeof name), NULL, &listening, NULL, &handle));
+        break;
     case KOLO_KIND_UDP: CHECK_OK(kolo_udp_bind(loop, &any, NULL, &datagrams, NULL, &handle)); break;
     default:
         raw_pair(sockets);
@@ -884,6 +1063,7 @@ TEST(every_handle_call_succeeds_on_the_right_handle) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -902,6 +1082,7 @@ TEST(handles_of_the_wrong_kind) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -925,6 +1106,7 @@ TEST(stale_handles) {
     }
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -961,6 +1143,7 @@ TEST_WITHOUT_LOOP(handles_of_another_loop) {
     CHECK_OK(kolo_loop_free(mine));
     CHECK_OK(kolo_loop_free(other));
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -1036,6 +1219,7 @@ TEST(the_wrong_thread) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -1131,6 +1315,7 @@ TEST(null_pointers_and_callbacks) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -1177,6 +1362,7 @@ TEST(structs_of_an_absurd_size) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -1245,6 +1431,7 @@ TEST(a_linger_that_there_is_not) {
     CHECK_OK(kolo_close(loop, stream));
     run_to_end(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 
@@ -1355,6 +1542,7 @@ TEST(a_forked_child_is_told_so_by_every_function) {
     run_to_end(loop);
     check_works(loop);
     raw_close(&tcp_other_end);
+    raw_close(&local_other_end);
     close_spare();
 }
 

@@ -159,6 +159,7 @@ impl Pipe {
             Direction::Read => Interest::READABLE,
             Direction::Write => Interest::WRITABLE,
         };
+        lp.can_insert()?;
         let end = sys::open_fifo(path, direction == Direction::Write)?;
         open(lp, end, ways, true, handler).map_err(|(error, _end)| error)
     }

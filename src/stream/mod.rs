@@ -351,7 +351,8 @@ impl Stream {
     /// Hands out what carries the stream and closes the handle.
     ///
     /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
-    /// [`Code::EBADF`] for a closed stream and for one of another kind.
+    /// [`Code::ENOTCONN`] when nothing carries it any more, [`Code::EBADF`] for a closed stream and
+    /// for one of another kind.
     pub(crate) fn release_object(self, lp: &Loop, kind: Kind) -> Result<Object> {
         {
             let mut core = lp.core()?;
@@ -361,6 +362,9 @@ impl Stream {
             let stream = state_of(&mut core.handles, self.0, kind)?;
             if stream.queued() > 0 || stream.is_connecting() {
                 return Err(Code::EBUSY.into());
+            }
+            if matches!(stream.source.object, Object::None) {
+                return Err(Code::ENOTCONN.into()); // its shutdown has closed it
             }
         }
         self.take_object(lp, kind)
