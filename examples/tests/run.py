@@ -9,6 +9,7 @@ if __name__ == "__main__":
     import test_build  # noqa: F401 - each module registers its tests, in this order
     import test_small  # noqa: F401
     import test_statsd  # noqa: F401
+    import test_local  # noqa: F401
     import test_terminal  # noqa: F401
     import test_http  # noqa: F401
     import test_http_safety  # noqa: F401
