@@ -2881,7 +2881,8 @@ int kolo_udp_send_with(kolo_loop *loop,
  * Sends memory without copying it. The memory must stay as it is until `done`; without `done`, until
  * the socket has closed. The array of buffers may go when this returns.
  *
- * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns.
+ * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns, and
+ * counts for 64 bytes in the queue until then.
  *
  * Returns 0 or 1 as kolo_udp_send does.
  *

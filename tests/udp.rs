@@ -1308,3 +1308,174 @@ fn a_loop_dropped_with_everything_in_flight_tells_each_its_last() {
         assert_eq!(heard.holders(), 0);
     });
 }
+
+#[test]
+fn an_ipv6_socket_is_disconnected_too_and_keeps_its_port() {
+    each_driver(|lp| {
+        let (peer, heard) = (peer_at("[::1]:0"), Shared::default());
+        let socket = UdpSocket::bind(&lp, "[::]:0".parse().unwrap(), Note::new(&heard)).unwrap();
+        let address = socket.local_address(&lp).unwrap();
+        socket.connect_to(&lp, address_of(&peer)).unwrap();
+        socket.disconnect(&lp).unwrap();
+        assert_eq!(socket.local_address(&lp), Ok(address));
+        peer.send_to(b"x", ("::1", address.port())).unwrap();
+        run_until(&lp, || !heard.is_empty());
+    });
+}
+
+/// A handler that does all it may in its callbacks, by chance, and panics now and then.
+struct Whimsical {
+    got: Shared<Vec<u32>>,
+    random: Random,
+    answers: SocketAddr,
+    panics: bool,
+}
+
+impl UdpHandler for Whimsical {
+    fn on_datagram(&mut self, lp: &Loop, socket: UdpSocket, datagram: &Datagram<'_>) {
+        let number = u32::from_le_bytes(datagram.data[..4].try_into().unwrap());
+        self.got.push(number);
+        let transmit = Transmit::to(self.answers);
+        match self.random.below(5) {
+            0 => assert!(socket.send_to(lp, datagram.data, self.answers).is_ok()),
+            1 => drop(
+                socket
+                    .send_owned(lp, datagram.data.to_vec(), &transmit, |_, _, sent| {
+                        sent.unwrap()
+                    })
+                    .unwrap(),
+            ),
+            2 => socket.try_send(lp, datagram.data, &transmit).unwrap(),
+            3 => {
+                let (a, b) = datagram.data.split_at(datagram.data.len() / 2);
+                let pieces = [io::IoSlice::new(a), io::IoSlice::new(b)];
+                socket.send_vectored(lp, &pieces, &transmit).unwrap();
+            }
+            _ => assert!(socket.send_to(lp, datagram.data, self.answers).is_ok()),
+        }
+        match self.random.below(12) {
+            0 => socket.receive_stop(lp).unwrap(),
+            1 => {
+                socket.receive_stop(lp).unwrap();
+                socket.receive_start(lp).unwrap();
+            }
+            2 => {
+                let next = Whimsical {
+                    got: self.got.clone(),
+                    random: Random::new(self.random.next()),
+                    ..*self
+                };
+                socket.attach(lp, next).unwrap();
+            }
+            3 => {
+                let start = move |lp: &Loop| socket.receive_start(lp).unwrap_or(());
+                lp.defer(start).unwrap();
+                socket.receive_stop(lp).unwrap();
+            }
+            4 if self.panics => std::panic::panic_any(OnPurpose),
+            _ => {}
+        }
+    }
+}
+
+struct OnPurpose;
+
+#[test]
+fn whatever_callbacks_do_each_datagram_comes_once_and_each_answer_goes_in_its_order() {
+    let quiet = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        if !info.payload().is::<OnPurpose>() {
+            quiet(info);
+        }
+    }));
+    for seed in 1..60 {
+        each_driver(|lp| {
+            let mut random = Random::new(seed);
+            let (peer, got) = (peer(), Shared::default());
+            let handler = Whimsical {
+                got: got.clone(),
+                random: Random::new(random.next()),
+                answers: address_of(&peer),
+                panics: seed % 2 == 0,
+            };
+            let socket = UdpSocket::bind(&lp, any(), handler).unwrap();
+            let to = socket.local_address(&lp).unwrap();
+            // From a socket of kolo's too, so that they come put together.
+            let sender = UdpSocket::connect(&lp, to, nothing).unwrap();
+            lp.unref(sender).unwrap();
+            let mut sent = 0u32;
+            for _ in 0..6 {
+                let lengths: Vec<_> = (0..random.below(80))
+                    .map(|_| [4, 4, 4, 64, 700][random.below(5)])
+                    .collect();
+                let datagrams: Vec<_> = lengths
+                    .into_iter()
+                    .map(|length| {
+                        let mut bytes = vec![7; length];
+                        bytes[..4].copy_from_slice(&sent.to_le_bytes());
+                        sent += 1;
+                        bytes
+                    })
+                    .collect();
+                lp.defer(move |lp: &Loop| {
+                    for datagram in &datagrams {
+                        sender.send(lp, datagram).unwrap();
+                    }
+                })
+                .unwrap();
+                // All of it, through stops and panics.
+                while got.len() < sent as usize {
+                    match catch_unwind(AssertUnwindSafe(|| lp.run(RunMode::NoWait))) {
+                        Ok(_) => socket.receive_start(&lp).unwrap(),
+                        Err(payload) => assert!(payload.is::<OnPurpose>()),
+                    }
+                }
+            }
+            assert_eq!(got.get(), (0..sent).collect::<Vec<_>>(), "seed {seed}");
+            for number in 0..sent {
+                assert_eq!(received(&peer)[..4], number.to_le_bytes(), "seed {seed}");
+            }
+        });
+    }
+}
+
+#[test]
+fn a_forked_child_goes_on_with_the_sockets() {
+    in_own_process!(|| each_driver(|lp| {
+        let (peer, heard) = (peer(), Shared::default());
+        let echo = Note::new(&heard).on_datagram({
+            let to = address_of(&peer);
+            move |lp, socket, data| assert!(socket.send_to(lp, &data, to).is_ok())
+        });
+        let socket = UdpSocket::bind(&lp, any(), echo).unwrap();
+        let address = socket.local_address(&lp).unwrap();
+        peer.send_to(b"parent", address).unwrap();
+        run_until(&lp, || heard.len() == 1);
+        assert_eq!(received(&peer), b"parent");
+        match unsafe { libc::fork() } {
+            0 => {
+                unsafe { libc::alarm(50) };
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    assert_eq!(code(socket.send_to(&lp, b"x", address)), Code::EFORKED);
+                    assert_eq!(code(UdpSocket::bind(&lp, any(), nothing)), Code::EFORKED);
+                    lp.forked().unwrap();
+                    peer.send_to(b"child", address).unwrap();
+                    run_until(&lp, || heard.len() == 2);
+                    lp.close(socket).unwrap();
+                    run_to_end(&lp);
+                }));
+                unsafe { libc::_exit(i32::from(outcome.is_err())) }
+            }
+            child => {
+                let mut status = 0;
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0, "the child failed");
+            }
+        }
+        assert_eq!(received(&peer), b"child");
+        // The child's closing was its own affair.
+        peer.send_to(b"parent again", address).unwrap();
+        run_until(&lp, || heard.len() == 2);
+        assert_eq!(received(&peer), b"parent again");
+    }));
+}

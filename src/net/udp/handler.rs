@@ -63,8 +63,8 @@ pub trait UdpHandler: 'static {
     /// A datagram came.
     ///
     /// What is sent here goes to the system, all together, when the datagrams that came with this
-    /// one have been handed out, which is before anything else happens: at the latest after as
-    /// many as 32 system calls would bring.
+    /// one have been handed out, which is before anything else happens: those that one system call
+    /// has brought, 32 messages at most.
     fn on_datagram(&mut self, lp: &Loop, socket: UdpSocket, datagram: &Datagram<'_>);
 
     /// The queue of datagrams to send, having stood at the high watermark, has fallen to the low

@@ -412,7 +412,7 @@ impl UdpSocket {
 
     /// Sends memory without copying it, and calls `done` when the system has taken it, or with its
     /// error: then [`UdpHandler::on_error`] is not told. When the socket closes first, `done` hears
-    /// [`Code::ECANCELED`].
+    /// [`Code::ECANCELED`]. A callback that is still to come counts for 64 bytes in the queue.
     ///
     /// Errors: as [`UdpSocket::send_with`]; then `done` is not called.
     pub fn send_owned(

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use super::gathered::GATHER_BELOW;
 use super::handler::DatagramError;
-use super::queue::{cost, SendCallback, SEGMENTS_MAX};
+use super::queue::{cost, SendCallback, OVERHEAD, SEGMENTS_MAX, WATERMARKS};
 use super::state::{state, Status, UdpState};
 use super::{Transmit, UdpSocket};
 use crate::driver::{AnyDriver, Driver, State};
@@ -71,11 +71,15 @@ fn checked(
 }
 
 fn has_room(udp: &UdpState, more: usize) -> Result<()> {
-    let limit = match &udp.queue {
-        Some(queue) => queue.marks.limit,
-        None => super::queue::WATERMARKS.limit,
+    let (limit, used) = match &udp.queue {
+        // Callbacks that are still to come take memory, too.
+        Some(queue) => (
+            queue.marks.limit,
+            queue.bytes() + queue.finished_count() * OVERHEAD,
+        ),
+        None => (WATERMARKS.limit, 0),
     };
-    if more > limit.saturating_sub(udp.queued()) {
+    if more > limit.saturating_sub(used) {
         return Err(Code::ENOBUFS.into());
     }
     Ok(())
@@ -265,7 +269,7 @@ pub(super) fn try_send(
     };
     if outcome.is_err_and(|error| error.code() == Code::EAGAIN) {
         // So that `on_drain` says when there is room.
-        udp.queue().full = true;
+        udp.status.insert(Status::WANTS_ROOM);
     }
     settle(core, id);
     outcome
@@ -357,15 +361,18 @@ pub(super) fn settle(core: &mut Core, id: Id) {
         return;
     };
     let mut tells = udp.status.contains(Status::SEND_ON);
-    // A socket that `try_send` found full drains when it has room.
-    let waits = udp.source.state.contains(State::SEND);
     if let Some(queue) = &mut udp.queue {
-        if !(waits && queue.bytes() == 0) && queue.falls_to_low() {
+        if queue.falls_to_low() {
             udp.status.insert(Status::DRAINED);
-            tells = true;
         }
         tells |= queue.has_to_tell();
     }
+    let has_room = !udp.source.state.contains(State::SEND) && !udp.must_queue();
+    if has_room && udp.status.contains(Status::WANTS_ROOM) {
+        udp.status.remove(Status::WANTS_ROOM);
+        udp.status.insert(Status::DRAINED);
+    }
+    tells |= udp.status.contains(Status::DRAINED);
     udp.tidy();
     if tells {
         defer(core, id);

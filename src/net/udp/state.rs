@@ -23,6 +23,8 @@ bitflags! {
         const DRAINED = 1 << 2;
         /// Sending used up its share of the turn and is to go on in the next.
         const SEND_ON = 1 << 3;
+        /// `try_send` found it full: `on_drain` is due when it is not.
+        const WANTS_ROOM = 1 << 5;
         /// An IPv6 socket.
         const IPV6 = 1 << 4;
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::rc::Rc;
+use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
@@ -42,6 +43,21 @@ struct Bench {
     peer: StdSocket,
     to: SocketAddr,
     log: Log,
+    /// Dropped at the end: then the watch is over.
+    _limit: mpsc::Sender<()>,
+}
+
+/// Ends the process when a test hangs.
+fn time_limit() -> mpsc::Sender<()> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let limit = Duration::from_secs(120);
+        if receiver.recv_timeout(limit) == Err(mpsc::RecvTimeoutError::Timeout) {
+            eprintln!("a test of UDP has not ended after {limit:?}");
+            std::process::abort();
+        }
+    });
+    sender
 }
 
 impl Bench {
@@ -62,6 +78,7 @@ impl Bench {
             peer,
             to,
             log,
+            _limit: time_limit(),
         }
     }
 
@@ -265,9 +282,58 @@ fn try_send_says_that_the_socket_is_full_and_on_drain_when_it_is_not() {
     ROOM.set(1);
     let outcome = bench.socket.try_send(&bench.lp, b"two", &transmit);
     assert_eq!(outcome, Err(Code::EAGAIN.into()));
+    for _ in 0..5 {
+        // Still full: nothing is told.
+        ROOM.set(0);
+        bench.lp.run(RunMode::NoWait).unwrap();
+        assert!(bench.heard().is_empty());
+    }
     bench.run_with_room(1);
     assert_eq!(bench.heard(), ["drain"]);
     bench.arrive(&["queued"]);
+}
+
+#[test]
+fn callbacks_that_are_still_to_come_are_bounded() {
+    let bench = Bench::new();
+    bench.socket.set_watermarks(&bench.lp, 0, 100, 300).unwrap();
+    let told = Rc::new(RefCell::new(0));
+    let transmit = Transmit::to(bench.to);
+    let send = || {
+        let told = told.clone();
+        bench
+            .socket
+            .send_owned(&bench.lp, "x", &transmit, move |_, _, _| {
+                *told.borrow_mut() += 1
+            })
+    };
+    let taken = (0..10).take_while(|_| send().is_ok()).count();
+    assert_eq!(taken, 4);
+    assert_eq!(send(), Err(Code::ENOBUFS.into()));
+    bench.lp.run(RunMode::Default).unwrap();
+    assert_eq!(*told.borrow(), 4);
+    send().unwrap();
+}
+
+#[test]
+fn a_socket_that_was_full_once_does_not_wake_the_loop_for_what_leaves_it_later() {
+    let bench = Bench::new();
+    ROOM.set(0);
+    bench.send("queued");
+    bench.run_with_room(1);
+    ROOM.set(usize::MAX);
+    // So that there are turns.
+    crate::Timer::after(&bench.lp, Duration::from_secs(3600), |_| ()).unwrap();
+    let before = bench.lp.metrics();
+    for _ in 0..5 {
+        bench.send("x");
+        bench.lp.run(RunMode::NoWait).unwrap();
+    }
+    let after = bench.lp.metrics();
+    assert_eq!(
+        (after.turns, after.events),
+        (before.turns + 5, before.events)
+    );
 }
 
 #[test]
