@@ -226,7 +226,9 @@ TEST_WITHOUT_LOOP(freeing_the_loop_puts_the_mode_back) {
 TEST_WITHOUT_LOOP(every_signal_that_ends_a_process_puts_the_mode_back) {
     static const int numbers[] = {SIGHUP, SIGINT,  SIGQUIT, SIGTERM, SIGABRT, SIGPIPE, SIGALRM, SIGUSR1,
                                   SIGUSR2, SIGXCPU, SIGXFSZ, SIGSYS, SIGVTALRM, SIGPROF};
+    bool valgrind = getenv("KOLO_TEST_VALGRIND") != NULL;
     for (size_t i = 0; i < sizeof numbers / sizeof numbers[0]; i++) {
+        if (valgrind && numbers[i] == SIGSYS) continue; /* which it takes for a fault of its own, from wherever it comes */
         terminal one = terminal_open();
         pid_t child = start_child(&one, KOLO_TTY_RAW, run_on);
         wait_for_text(&one, "!");
