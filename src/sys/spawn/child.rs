@@ -51,19 +51,25 @@ pub(super) extern "C" fn live(context: *mut c_void) -> c_int {
         // into a pipe whole.
         unsafe { libc::write(pipe, words.as_ptr().cast(), size_of_val(&words)) };
     }
-    end()
+    end_process();
+    STATUS
 }
 
+/// What a child ends with that could not become the program; its parent knows the reason.
+const STATUS: c_int = 127;
+
 /// Ends this process, and runs nothing of the parent's: by the system call itself, since what
-/// stands for `_exit` in a program that is checked by a sanitizer may do more.
-fn end() -> ! {
-    const STATUS: c_int = 127;
-    #[cfg(target_os = "linux")]
-    // SAFETY: takes a number, and does not return.
-    unsafe {
-        libc::syscall(libc::SYS_exit_group, STATUS);
-    }
-    // SAFETY: as above.
+/// stands for `_exit` in a program that is checked by a sanitizer may do more. (Nor does the
+/// compiler know that it does not return: sanitizers prepare for that, on the wrong stack.)
+#[cfg(target_os = "linux")]
+fn end_process() {
+    // SAFETY: takes a number.
+    unsafe { libc::syscall(libc::SYS_exit_group, STATUS) };
+}
+
+#[cfg(not(target_os = "linux"))]
+fn end_process() {
+    // SAFETY: takes a number.
     unsafe { libc::_exit(STATUS) }
 }
 

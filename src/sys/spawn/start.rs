@@ -135,7 +135,9 @@ fn forked(plan: &Plan) -> Result<Started, Failure> {
         // SAFETY: the child runs nothing but `live`, which makes system calls only.
         let pid = unsafe { libc::fork() };
         if pid == 0 {
-            live(ptr::from_ref(&context).cast_mut().cast());
+            let status = live(ptr::from_ref(&context).cast_mut().cast());
+            // SAFETY: takes a number. It has ended already.
+            unsafe { libc::_exit(status) };
         }
         pid
     };
