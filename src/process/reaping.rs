@@ -4,7 +4,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::{ExitCallback, ProcessState};
+use super::{ExitCallback, ExitStatus, ProcessState};
 use crate::driver::{Driver, Interest, Object};
 use crate::error::Result;
 use crate::event_loop::{Core, Deferred, Final, Loop};
@@ -115,7 +115,9 @@ pub(crate) fn close(core: &mut Core, id: Id) {
     }
     core.driver.close(id, &mut state.source);
     state.pidfd = None;
-    if state.fork_generation == sys::fork::generation() {
+    // If somebody else has waited for it, its number may be that of another child by now.
+    let is_zombie = !matches!(state.exit, Some((ExitStatus::Unknown, _)));
+    if is_zombie && state.fork_generation == sys::fork::generation() {
         children::reap(state.pid);
     }
     forget(core, id);
