@@ -570,19 +570,26 @@ fn without_descriptors_it_fails_and_with_one_it_waits_for_the_next() {
 fn attempts_from_one_local_port_wait_for_each_other() {
     each_driver(|lp| {
         let silent = Unresponsive::new(LOCALHOST);
-        let (_holder, local) = nobody(LOCALHOST);
-        drop(_holder);
+        let (holder, local) = nobody(LOCALHOST);
+        drop(holder);
         let (_listener, address) = listen_at(LOCALHOST);
         let options = ConnectOptions {
             local: Some(local),
             timeout: Some(Duration::from_millis(100)),
             ..after(SOON)
         };
-        let log = Log::default();
+        let attempts = Attempts::default();
+        let watches = Watches {
+            attempts: attempts.clone(),
+            panics: false,
+            closes: false,
+        };
         let addresses = [silent.address, address];
-        TcpStream::connect_any_with(&lp, &addresses, &options, Script::new(&log)).unwrap();
+        TcpStream::connect_any_with(&lp, &addresses, &options, watches).unwrap();
         run_to_end(&lp);
-        assert_eq!(log.events(), [Event::Error(Code::ETIMEDOUT), Event::Close]);
+        let nowhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, 0));
+        let late = (nowhere, Some(Code::ETIMEDOUT));
+        assert_eq!(attempts.take(), [(silent.address, None), late]);
     });
 }
 
