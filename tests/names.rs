@@ -619,6 +619,28 @@ fn addresses_have_names() {
     }));
 }
 
+#[test]
+fn without_descriptors_a_lookup_fails_and_the_next_one_works() {
+    in_own_network!(HOSTS, || each_driver(|lp| {
+        // The thread is there already, and so is what the resolver reads once.
+        assert!(resolve(&lp, "alias.test", "1").is_ok());
+        let limit = libc::rlimit {
+            rlim_cur: 128,
+            rlim_max: 128,
+        };
+        // SAFETY: the limit is a valid one.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let taken: Vec<_> = std::iter::from_fn(|| std::fs::File::open("/dev/null").ok()).collect();
+        assert!(resolve(&lp, "alias.test", "1").is_err());
+        let log = Log::default();
+        TcpStream::connect_name(&lp, "alias.test", 1, Script::new(&log)).unwrap();
+        run_to_end(&lp);
+        assert!(matches!(log.events()[..], [Event::Error(_), Event::Close]));
+        drop(taken);
+        assert!(resolve(&lp, "alias.test", "1").is_ok());
+    }));
+}
+
 // ---- in a network of its own: a name server ----
 
 /// The test's name server has half a minute to answer.
