@@ -2168,7 +2168,7 @@ typedef struct kolo_resolve_options {
     bool passive;
     /**
      * With KOLO_FAMILY_IPV6: IPv4 addresses as IPv6 ones that stand for them, if there are no
-     * others (AI_V4MAPPED).
+     * others (AI_V4MAPPED, where the system has it).
      */
     bool v4_mapped;
     /** With v4_mapped: also if there are others (AI_ALL). */

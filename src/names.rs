@@ -40,7 +40,8 @@ pub struct ResolveOptions {
     pub canonical_name: bool,
     /// Without a host: addresses to listen at, which stand for every interface (`AI_PASSIVE`). Otherwise the loopback's.
     pub passive: bool,
-    /// With [`Family::V6`]: IPv4 addresses as IPv6 ones that stand for them, if there are no others (`AI_V4MAPPED`).
+    /// With [`Family::V6`]: IPv4 addresses as IPv6 ones that stand for them, if there are no others (`AI_V4MAPPED`, where the
+    /// system has it).
     pub v4_mapped: bool,
     /// With `v4_mapped`: also if there are others (`AI_ALL`).
     pub all: bool,

@@ -59,7 +59,7 @@ pub struct kolo_resolve_options {
     /// default they are the loopback's.
     pub passive: c_bool,
     /// With KOLO_FAMILY_IPV6: IPv4 addresses as IPv6 ones that stand for them, if there are no
-    /// others (AI_V4MAPPED).
+    /// others (AI_V4MAPPED, where the system has it).
     pub v4_mapped: c_bool,
     /// With v4_mapped: also if there are others (AI_ALL).
     pub all: c_bool,

@@ -95,6 +95,7 @@ pub(crate) struct Core {
     pub hooks: [Vec<Id>; 3],
     /// Hooks that are still to run in this phase. One that is stopped leaves it, also when it is started again.
     pub hooks_due: VecDeque<Id>,
+    #[cfg_attr(not(unix), allow(dead_code))]
     pub signals: Option<SignalHub>,
     #[cfg(all(unix, feature = "local"))]
     pub local: crate::local::LocalCore,

@@ -70,13 +70,13 @@ mod system {
     }
 
     pub fn resolve_flags(options: &ResolveOptions) -> c_int {
-        // OpenBSD has neither of the two that map addresses.
-        #[cfg(not(target_os = "openbsd"))]
+        // OpenBSD and NetBSD have neither of the two that map addresses.
+        #[cfg(not(any(target_os = "openbsd", target_os = "netbsd")))]
         let mapping = all_of(&[
             (options.v4_mapped, libc::AI_V4MAPPED),
             (options.all, libc::AI_ALL),
         ]);
-        #[cfg(target_os = "openbsd")]
+        #[cfg(any(target_os = "openbsd", target_os = "netbsd"))]
         let mapping = 0;
         mapping
             | all_of(&[
