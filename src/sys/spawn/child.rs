@@ -128,20 +128,72 @@ fn become_program(context: &Context<'_>, pipe: &mut RawFd) -> Result<Infallible,
 fn reset_handlers() {
     // The highest number of a signal on the systems there are.
     const LAST: c_int = 64;
-    // SAFETY: a zeroed sigaction is a valid one: the default, no flags, an empty mask.
-    let default: libc::sigaction = unsafe { std::mem::zeroed() };
     for number in 1..=LAST {
-        let mut now = default;
-        // SAFETY: both point to structs of ours; a number that is no signal is an error.
-        let known = unsafe { libc::sigaction(number, ptr::null(), &mut now) } == 0;
-        let handler = now.sa_sigaction;
+        let Some(handler) = handler_of(number) else {
+            continue;
+        };
         let ignored = handler == libc::SIG_IGN && number != libc::SIGPIPE;
-        if known && handler != libc::SIG_DFL && !ignored {
-            // SAFETY: as above.
-            unsafe { libc::sigaction(number, &default, ptr::null_mut()) };
+        if handler != libc::SIG_DFL && !ignored {
+            reset_handler(number);
         }
     }
 }
+
+/// By the system call itself: what stands for sigaction(2) in a program that is checked by a
+/// sanitizer keeps a table, which would be the parent's.
+#[cfg(all(
+    target_os = "linux",
+    not(any(target_arch = "mips", target_arch = "mips64"))
+))]
+mod handlers {
+    use super::*;
+
+    /// More than the kernel's `sigaction`, which begins with the handler.
+    type Action = [libc::sighandler_t; 8];
+    /// The size of its set of signals.
+    const SET: usize = 8;
+
+    pub fn handler_of(number: c_int) -> Option<libc::sighandler_t> {
+        let mut now: Action = [0; 8];
+        let none = ptr::null::<Action>();
+        // SAFETY: there is room for what the kernel writes; a number that is none is an error.
+        let outcome = unsafe { libc::syscall(libc::SYS_rt_sigaction, number, none, &mut now, SET) };
+        (outcome == 0).then_some(now[0])
+    }
+
+    pub fn reset_handler(number: c_int) {
+        // The default, no flags, an empty mask.
+        let default: Action = [0; 8];
+        let none = ptr::null_mut::<Action>();
+        // SAFETY: zeros are a valid action.
+        unsafe { libc::syscall(libc::SYS_rt_sigaction, number, &default, none, SET) };
+    }
+}
+
+#[cfg(not(all(
+    target_os = "linux",
+    not(any(target_arch = "mips", target_arch = "mips64"))
+)))]
+mod handlers {
+    use super::*;
+
+    pub fn handler_of(number: c_int) -> Option<libc::sighandler_t> {
+        // SAFETY: a zeroed sigaction is a valid one.
+        let mut now: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: there is room for it; a number that is no signal is an error.
+        let outcome = unsafe { libc::sigaction(number, ptr::null(), &mut now) };
+        (outcome == 0).then_some(now.sa_sigaction)
+    }
+
+    pub fn reset_handler(number: c_int) {
+        // SAFETY: a zeroed sigaction is a valid one: the default, no flags, an empty mask.
+        let default: libc::sigaction = unsafe { std::mem::zeroed() };
+        // SAFETY: as above.
+        unsafe { libc::sigaction(number, &default, ptr::null_mut()) };
+    }
+}
+
+use handlers::{handler_of, reset_handler};
 
 fn join_group(plan: &Plan) -> Result<(), Failure> {
     let outcome = match plan.group {
