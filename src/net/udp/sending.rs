@@ -405,6 +405,17 @@ fn transmit_all(
     let mut progress = Progress::default();
     while progress.messages < messages.len() {
         let left = &messages[progress.messages..];
+        let apart = |message: &Outgoing<'_>| message.segment > udp.segment_limit;
+        let until = left.iter().position(apart).unwrap_or(left.len());
+        if until == 0 {
+            // It is known that the system does not take it apart.
+            let limit = udp.segment_limit;
+            if !one_by_one(driver, id, udp, &left[0], limit, &mut progress) {
+                return progress;
+            }
+            continue;
+        }
+        let left = &left[..until];
         let (taken, outcome) = driver.send_datagrams(id, &mut udp.source, left);
         progress.messages += taken;
         match outcome {
@@ -439,7 +450,13 @@ fn go_round(
         Again::Refused(error) => error,
     };
     if message.segment > 0 && may_be_of_segments(error.code()) {
-        return one_by_one(driver, id, udp, message, error, progress);
+        // What does not fit through the link in one piece is not to be asked for again; what the
+        // kernel or the card cannot do at all is not, either.
+        let limit = match error.code() {
+            Code::EMSGSIZE => message.segment - 1,
+            _ => 0,
+        };
+        return one_by_one(driver, id, udp, message, limit, progress);
     }
     let length: usize = message.slices.iter().map(|slice| slice.len()).sum();
     let count = match message.segment {
@@ -506,13 +523,14 @@ fn stale(udp: &mut UdpState, error: Error, queue_tells: bool) {
     }
 }
 
-/// Sends the datagrams of a message that the kernel would not take apart, each by itself.
+/// Sends the datagrams of a message that the kernel would not take apart, each by itself. If that
+/// works, segments of more than `limit` are not asked for again.
 fn one_by_one(
     driver: &mut AnyDriver,
     id: Id,
     udp: &mut UdpState,
     message: &Outgoing<'_>,
-    error: Error,
+    limit: u16,
     progress: &mut Progress,
 ) -> bool {
     let mut whole = Vec::new();
@@ -520,12 +538,6 @@ fn one_by_one(
         whole.extend_from_slice(slice);
     }
     let segment = usize::from(message.segment);
-    // What does not fit through the link in one piece is not to be asked for again; what the
-    // kernel or the card cannot do at all is not, either.
-    let limit = match error.code() {
-        Code::EMSGSIZE => message.segment - 1,
-        _ => 0,
-    };
     let mut any_sent = false;
     for data in whole.chunks(segment) {
         let slices = [IoSlice::new(data)];
@@ -535,10 +547,15 @@ fn one_by_one(
             ..*message
         };
         let (taken, outcome) = driver.send_datagrams(id, &mut udp.source, &[one]);
+        let outcome = match outcome {
+            Ok(()) if taken == 0 => Again::Full,
+            Ok(()) => Again::Sent,
+            Err(error) => again(driver, id, udp, &one, error),
+        };
         match outcome {
-            Ok(()) if taken == 0 => return false,
-            Ok(()) => any_sent = true,
-            Err(error) => progress.refused.push(Refusal {
+            Again::Full => return false,
+            Again::Sent => any_sent = true,
+            Again::Refused(error) => progress.refused.push(Refusal {
                 message: progress.messages,
                 error,
                 count: 1,

@@ -230,6 +230,28 @@ fn segments_that_are_refused_go_one_by_one_and_are_not_tried_again() {
 }
 
 #[test]
+fn without_send_offload_the_callers_segments_are_taken_apart_here() {
+    let bench = Bench::new();
+    let options = UdpOptions {
+        send_offload: false,
+        ..Default::default()
+    };
+    let any = "127.0.0.1:0".parse().unwrap();
+    let socket = UdpSocket::bind_with(&bench.lp, any, &options, Note(bench.log.clone())).unwrap();
+    // Whoever asks for segments all the same is told so, and no datagram is lost.
+    REFUSES_SEGMENTS.set(Some(libc::EPERM));
+    let transmit = Transmit {
+        segment_size: Some(2),
+        ..Transmit::to(bench.to)
+    };
+    CALLS.set(0);
+    socket.send_with(&bench.lp, b"aabbc", &transmit).unwrap();
+    assert_eq!(CALLS.get(), 3);
+    bench.arrive(&["aa", "bb", "c"]);
+    assert!(bench.heard().is_empty());
+}
+
+#[test]
 fn a_socket_that_fills_in_the_middle_of_a_run_goes_on_there() {
     for room in 0..5 {
         let bench = Bench::new();

@@ -106,7 +106,7 @@ pub(crate) fn receive(
     most: usize,
     control: bool,
 ) -> io::Result<usize> {
-    debug_assert!(batch.is_whole());
+    assert!(batch.is_whole());
     batch.clear();
     let most = most.clamp(1, BATCH);
     let mut headers = [const { MaybeUninit::<libc::mmsghdr>::uninit() }; BATCH];

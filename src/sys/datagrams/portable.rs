@@ -15,7 +15,7 @@ pub(crate) fn receive(
     most: usize,
     _control: bool,
 ) -> io::Result<usize> {
-    debug_assert!(batch.is_whole());
+    assert!(batch.is_whole());
     batch.clear();
     for number in 0..most.clamp(1, BATCH) {
         let at = number * STRIDE;
