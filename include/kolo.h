@@ -7,8 +7,9 @@
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
- * the system; streams; TCP; names; listening; many loops; UDP; Unix-domain sockets; pipes; child
- * processes; terminals; watching files and folders; the file system; files; directories; initialisers.
+ * the system; streams; TCP; names; listening; many loops; UDP; UDP options; Unix-domain sockets;
+ * pipes; child processes; terminals; watching files and folders; the file system; files;
+ * directories; initialisers.
  *
  *
  * An echo server
@@ -2554,24 +2555,6 @@ int kolo_group_join(kolo_group group);
  * What the system or the network has against a datagram is told by on_error, and the socket lives on.
  */
 
-/** What becomes of datagrams that are larger than a link on their way takes. */
-typedef enum kolo_fragmentation {
-    /** As the system has it: it learns what fits, and fragments what does not. */
-    KOLO_FRAGMENTATION_SYSTEM = 0,
-    /** They may be fragmented on the way (IPv4: no DF bit). */
-    KOLO_FRAGMENTATION_ALLOW = 1,
-    /**
-     * They are never fragmented: what does not fit by what the system knows of the path is refused
-     * with KOLO_EMSGSIZE.
-     */
-    KOLO_FRAGMENTATION_FORBID = 2,
-    /**
-     * They are never fragmented, and what the system knows of the path is ignored: for programs that
-     * find out themselves what fits (RFC 8899).
-     */
-    KOLO_FRAGMENTATION_PROBE = 3,
-} kolo_fragmentation;
-
 /**
  * How a UDP socket is made. Begin with KOLO_UDP_OPTIONS_INIT; a member that is zero means its
  * default.
@@ -2954,6 +2937,30 @@ int kolo_udp_peer(kolo_loop *loop, kolo_udp udp, kolo_address *out);
 int kolo_udp_socket(kolo_loop *loop,
                     kolo_udp udp,
                     kolo_socket *out);
+
+/* UDP options ====================================================================================
+ *
+ * What can be changed of a UDP socket while it is open: its groups, how far and by which interface its
+ * datagrams go, how large they may be on their way.
+ */
+
+/** What becomes of datagrams that are larger than a link on their way takes. */
+typedef enum kolo_fragmentation {
+    /** As the system has it: it learns what fits, and fragments what does not. */
+    KOLO_FRAGMENTATION_SYSTEM = 0,
+    /** They may be fragmented on the way (IPv4: no DF bit). */
+    KOLO_FRAGMENTATION_ALLOW = 1,
+    /**
+     * They are never fragmented: what does not fit by what the system knows of the path is refused
+     * with KOLO_EMSGSIZE.
+     */
+    KOLO_FRAGMENTATION_FORBID = 2,
+    /**
+     * They are never fragmented, and what the system knows of the path is ignored: for programs that
+     * find out themselves what fits (RFC 8899).
+     */
+    KOLO_FRAGMENTATION_PROBE = 3,
+} kolo_fragmentation;
 
 /**
  * Joins a multicast group, whose port does not matter, at the interface with this number (0: the

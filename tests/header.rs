@@ -32,6 +32,7 @@ const PARTS: &[&str] = &[
     "listener",
     "group",
     "udp",
+    "udp_options",
     "local",
     "pipe",
     "process",

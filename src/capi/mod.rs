@@ -68,6 +68,8 @@ pub mod tty;
 pub mod types;
 #[cfg(feature = "net")]
 pub mod udp;
+#[cfg(feature = "net")]
+pub mod udp_options;
 #[cfg(feature = "watch")]
 pub mod watch;
 pub mod work;

@@ -8,6 +8,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use super::*;
+use crate::error::Error;
 use crate::event_loop::RunMode;
 use crate::sys::datagrams::fault::{CALLS, REFUSES_SEGMENTS, ROOM};
 
