@@ -402,7 +402,8 @@ fn of_many_who_replace_a_stale_socket_at_once_one_gets_it() {
                         let won = match &got {
                             Ok(_) => true,
                             Err(error) => {
-                                assert_eq!(error.code(), Code::EADDRINUSE);
+                                // Or the folder was locked for too long, on a slow machine.
+                                assert!(matches!(error.code(), Code::EADDRINUSE | Code::EAGAIN));
                                 false
                             }
                         };
