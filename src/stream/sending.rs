@@ -285,6 +285,7 @@ pub(super) fn settle(core: &mut Core, id: Id) {
 }
 
 /// Ends our side.
+#[cfg_attr(not(unix), allow(unused_variables))]
 fn shut(driver: &mut AnyDriver, id: Id, stream: &mut StreamState) -> Result<()> {
     match &stream.source.object {
         Object::Socket(socket) | Object::Local(socket) => {
