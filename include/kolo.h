@@ -4622,6 +4622,16 @@ typedef void (*kolo_file_cb)(kolo_loop *loop,
                              void *user);
 
 /**
+ * A file was sent: `status` is 0 and `sent` the bytes that the system has taken; or `status` says what
+ * came between, and `sent` how many bytes were taken before.
+ */
+typedef void (*kolo_send_file_cb)(kolo_loop *loop,
+                                  kolo_stream stream,
+                                  int status,
+                                  uint64_t sent,
+                                  void *user);
+
+/**
  * Opens a file (open(2)). `options` may be NULL: to read.
  *
  * Errors at once, besides those of the part's introduction: KOLO_EINVAL if `path` is NULL, for flags
@@ -4868,6 +4878,38 @@ int kolo_file_utimes_sync(kolo_loop *loop,
                           int64_t accessed_ns,
                           int64_t modified_ns,
                           uint32_t flags);
+
+/**
+ * Sends `length` bytes of a file from `offset` on over a stream, in the order of its writes, and tells
+ * `done`, which may be NULL, when the system has taken them. UINT64_MAX bytes: to the file's end.
+ *
+ * What the system has in memory does not pass through the program (sendfile(2)); what has to come from a
+ * disk is read by the loop's pool, so that the loop does not wait. The bytes count for neither
+ * kolo_stream_queued nor the watermarks: they cost no memory but for at most 128 KiB of what was read
+ * ahead. A peer that does not take them is what the write timeout is for, which rests while a disk is
+ * waited for.
+ *
+ * The file may be closed at once: what is under way is still sent. `out`, which may be NULL, gets the
+ * write's name for kolo_stream_write_cancel, which takes it back as long as nothing of it is sent.
+ *
+ * When the file becomes shorter, or cannot be read, before all is sent, the stream fails: `done` gets
+ * KOLO_ENODATA, or why it cannot be read, and so does on_error. The connection is then reset, where there
+ * is such a thing, so that a part never looks like the whole.
+ *
+ * Returns 0 or 1, as kolo_stream_write does.
+ *
+ * Errors: as kolo_stream_write; KOLO_EBADF for a closed file, and one that is not open for reading;
+ * KOLO_EINVAL for a range that no file has; KOLO_ENOBUFS if 256 files are queued. Then `done` does not
+ * come.
+ */
+int kolo_stream_send_file(kolo_loop *loop,
+                          kolo_stream stream,
+                          kolo_file file,
+                          uint64_t offset,
+                          uint64_t length,
+                          kolo_send_file_cb done,
+                          void *user,
+                          uint64_t *out);
 
 /* Directories ====================================================================================
  *

@@ -788,3 +788,111 @@ TEST(a_directory_is_read_here_and_now) {
     run_to_end(loop);
     remove_folder();
 }
+
+/* ---- files over streams ---- */
+
+typedef struct sent {
+    int calls;
+    int status;
+    uint64_t bytes;
+} sent;
+
+static void on_sent(kolo_loop *loop, kolo_stream stream, int status, uint64_t bytes, void *user) {
+    sent *me = user;
+    (void)loop, (void)stream;
+    me->calls++;
+    me->status = status;
+    me->bytes = bytes;
+}
+
+TEST(a_file_is_sent_over_a_stream) {
+    enum { BYTES = 3000000 };
+    static uint8_t bytes[BYTES];
+    sent me = {0}, none = {0};
+    pair both;
+    make_folder();
+    pattern_fill(bytes, BYTES, 0);
+    kolo_file file = open_file(loop, make_file("large", bytes, BYTES), KOLO_OPEN_READ);
+    pair_open(loop, &both);
+    both.server.discard = true; /* compares with the pattern */
+    CHECK(kolo_stream_write(loop, both.client.stream, bytes, 1000) >= 0);
+    CHECK(kolo_stream_send_file(loop, both.client.stream, file, 1000, BYTES - 2000, on_sent, &me, NULL) >= 0);
+    CHECK(kolo_stream_send_file(loop, both.client.stream, file, BYTES - 1000, UINT64_MAX, NULL, NULL, NULL) >= 0);
+    CHECK_INT(me.calls, 0);
+    CHECK_OK(kolo_close(loop, file));
+    RUN_UNTIL(loop, both.server.received == BYTES);
+    RUN_UNTIL(loop, me.calls == 1);
+    CHECK_OK(me.status);
+    CHECK_INT(me.bytes, BYTES - 2000);
+    CHECK_ERROR(kolo_stream_send_file(loop, both.client.stream, file, 0, 1, on_sent, &none, NULL), KOLO_EBADF);
+    file = open_file(loop, in("large"), KOLO_OPEN_WRITE);
+    CHECK_ERROR(kolo_stream_send_file(loop, both.client.stream, file, 0, 1, on_sent, &none, NULL), KOLO_EBADF);
+    CHECK_ERROR(kolo_stream_send_file(loop, file, file, 0, 1, on_sent, &none, NULL), KOLO_EBADF);
+    CHECK_OK(kolo_close(loop, file));
+    file = open_file(loop, in("large"), KOLO_OPEN_READ);
+    CHECK_ERROR(kolo_stream_send_file(loop, both.client.stream, file, UINT64_MAX, 1, on_sent, &none, NULL),
+                KOLO_EINVAL);
+    CHECK_OK(kolo_close(loop, file));
+    pair_close(loop, &both);
+    run_to_end(loop);
+    CHECK_INT(none.calls, 0);
+    remove_folder();
+}
+
+TEST(a_file_that_is_sent_is_cancelled_or_its_stream_closed) {
+    sent first = {0}, second = {0};
+    uint64_t begun = 0, waiting = 0;
+    half half;
+    make_folder();
+    make_file("large", "", 0);
+    CHECK_OK(kolo_fs_truncate_sync(in("large"), 100000000));
+    kolo_file file = open_file(loop, in("large"), KOLO_OPEN_READ);
+    half_open(loop, &half);
+    CHECK(kolo_stream_send_file(loop, half.peer.stream, file, 0, 100000000, on_sent, &first, &begun) >= 0);
+    CHECK(kolo_stream_send_file(loop, half.peer.stream, file, 0, 100000000, on_sent, &second, &waiting) >= 0);
+    CHECK_ERROR(kolo_stream_write_cancel(loop, half.peer.stream, begun), KOLO_EBUSY);
+    CHECK_OK(kolo_stream_write_cancel(loop, half.peer.stream, waiting));
+    CHECK_INT(second.calls, 0);
+    RUN_UNTIL(loop, second.calls == 1);
+    CHECK_ERROR(second.status, KOLO_ECANCELED);
+    CHECK_INT(second.bytes, 0);
+    CHECK_OK(kolo_close(loop, half.peer.stream));
+    RUN_UNTIL(loop, first.calls == 1);
+    CHECK_ERROR(first.status, KOLO_ECANCELED);
+    CHECK(first.bytes > 0 && first.bytes < 100000000);
+    CHECK_OK(kolo_close(loop, file));
+    half_close(loop, &half);
+    run_to_end(loop);
+    remove_folder();
+}
+
+TEST(a_file_that_becomes_shorter_breaks_its_stream) {
+    sent me = {0};
+    half half;
+    char byte;
+    make_folder();
+    make_file("large", "", 0);
+    CHECK_OK(kolo_fs_truncate_sync(in("large"), 50000000));
+    kolo_file file = open_file(loop, in("large"), KOLO_OPEN_READ);
+    half_open(loop, &half);
+    CHECK(kolo_stream_send_file(loop, half.peer.stream, file, 0, 50000000, on_sent, &me, NULL) >= 0);
+    CHECK_OK(kolo_fs_truncate_sync(in("large"), 0));
+    raw_nonblocking(half.socket);
+    while (half.peer.closed == 0) {
+        static char away[65536];
+        while (read(half.socket, away, sizeof away) > 0) continue;
+        CHECK(kolo_loop_run(loop, KOLO_RUN_NOWAIT) >= 0);
+    }
+    CHECK_INT(me.calls, 1);
+    CHECK_ERROR(me.status, KOLO_ENODATA);
+    CHECK(me.bytes > 0 && me.bytes < 50000000);
+    CHECK_INT(half.peer.errors, 1);
+    CHECK_ERROR(half.peer.last_error, KOLO_ENODATA);
+    /* Not an end: a reset. (What was read above may have met it already.) */
+    ssize_t got = read(half.socket, &byte, 1);
+    CHECK(got == 0 || (got < 0 && errno == ECONNRESET));
+    CHECK_OK(kolo_close(loop, file));
+    half_close(loop, &half);
+    run_to_end(loop);
+    remove_folder();
+}

@@ -19,18 +19,19 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
-use super::boundary::{id, needed, number, pointer, slice, with_loop, Out};
+use super::boundary::{id, needed, number, pointer, slice, status, with_loop, Out};
 use super::fs::{
     kolo_fs_cb, kolo_stat, kolo_stat_cb, kolo_transfer_cb, owner, stat_of, stating, times,
 };
 use super::requests::{counting, memory, path, plain, position, tell};
 use super::sized::{self, first_size, Place, Versioned};
 use super::stream::kolo_buffer;
-use super::types::{kolo_file, kolo_loop, kolo_request, kolo_socket};
+use super::types::{kolo_file, kolo_loop, kolo_request, kolo_socket, kolo_stream};
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
-use crate::fs::{Direction, File, OpenFlags, OpenOptions, Transfer};
+use crate::fs::{Direction, File, OpenFlags, OpenOptions, SentFile, Transfer};
 use crate::request::Request;
+use crate::stream::Stream;
 
 /// How a file is opened; to be combined with |. Without KOLO_OPEN_WRITE and KOLO_OPEN_APPEND it is opened
 /// for reading.
@@ -746,5 +747,66 @@ pub unsafe extern "C" fn kolo_file_utimes_sync(
         self::file(file)?
             .utimes(&lp.inner, accessed, modified)
             .wait()
+    })
+}
+
+/// A file was sent: `status` is 0 and `sent` the bytes that the system has taken; or `status` says what
+/// came between, and `sent` how many bytes were taken before.
+pub type kolo_send_file_cb = Option<
+    unsafe extern "C" fn(
+        r#loop: *mut kolo_loop,
+        stream: kolo_stream,
+        status: c_int,
+        sent: u64,
+        user: *mut c_void,
+    ),
+>;
+
+/// Sends `length` bytes of a file from `offset` on over a stream, in the order of its writes, and tells
+/// `done`, which may be NULL, when the system has taken them. UINT64_MAX bytes: to the file's end.
+///
+/// What the system has in memory does not pass through the program (sendfile(2)); what has to come from a
+/// disk is read by the loop's pool, so that the loop does not wait. The bytes count for neither
+/// kolo_stream_queued nor the watermarks: they cost no memory but for at most 128 KiB of what was read
+/// ahead. A peer that does not take them is what the write timeout is for, which rests while a disk is
+/// waited for.
+///
+/// The file may be closed at once: what is under way is still sent. `out`, which may be NULL, gets the
+/// write's name for kolo_stream_write_cancel, which takes it back as long as nothing of it is sent.
+///
+/// When the file becomes shorter, or cannot be read, before all is sent, the stream fails: `done` gets
+/// KOLO_ENODATA, or why it cannot be read, and so does on_error. The connection is then reset, where there
+/// is such a thing, so that a part never looks like the whole.
+///
+/// Returns 0 or 1, as kolo_stream_write does.
+///
+/// Errors: as kolo_stream_write; KOLO_EBADF for a closed file, and one that is not open for reading;
+/// KOLO_EINVAL for a range that no file has; KOLO_ENOBUFS if 256 files are queued. Then `done` does not
+/// come.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_stream_send_file(
+    r#loop: *mut kolo_loop,
+    stream: kolo_stream,
+    file: kolo_file,
+    offset: u64,
+    length: u64,
+    done: kolo_send_file_cb,
+    user: *mut c_void,
+    out: *mut u64,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        let (stream, file) = (Stream::from_id(id(stream)?), self::file(file)?);
+        let done = move |lp: &Loop, stream: Stream, sent: SentFile| {
+            let Some(done) = done else { return };
+            let (status, bytes) = (status(sent.outcome), sent.length);
+            // SAFETY: the user's function, with what it asked for.
+            unsafe { done(pointer(lp), stream.id().to_raw(), status, bytes, user) }
+        };
+        let (flow, write) = stream.send_file(&lp.inner, file, offset, length, done)?;
+        // SAFETY: the caller's pointer, as the header asks for it.
+        if let Ok(out) = unsafe { Out::new(out) } {
+            out.set(write.0);
+        }
+        Ok(flow)
     })
 }

@@ -38,6 +38,10 @@
 //!    after it were not tried. When it took fewer and says nothing, the socket is full, and a
 //!    [`Completion::DatagramsSent`] follows, after which the caller sends again what is left.
 
+//! 10. `send_file` sends from a file what the socket takes at once, without bringing it into the
+//!     caller's memory. It may wait for a disk where the bytes are not in the kernel's memory: the
+//!     caller has looked. After [`FileSent::Full`] a [`Completion::Sent`] follows.
+
 #![cfg_attr(
     not(feature = "net"),
     allow(dead_code, reason = "the rooms that use it are left out")
@@ -351,6 +355,16 @@ pub(crate) trait Driver {
 
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize>;
     /// How many messages were taken, and what there is against the next one.
+    #[cfg(feature = "fs")]
+    fn send_file(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        file: &std::fs::File,
+        offset: u64,
+        length: usize,
+    ) -> Result<FileSent>;
+
     fn send_datagrams(
         &mut self,
         id: Id,
@@ -388,6 +402,18 @@ pub(crate) trait Driver {
     /// Each source must be registered again by [`Driver::restore`].
     fn forked(&mut self) -> Result<()>;
     fn restore(&mut self, id: Id, source: &mut Source) -> Result<()>;
+}
+
+/// The outcome of [`Driver::send_file`].
+#[cfg(feature = "fs")]
+pub(crate) enum FileSent {
+    Bytes(usize),
+    /// No room for now.
+    Full,
+    /// The file is at its end.
+    End,
+    /// The system cannot send from this file to this source.
+    Unable,
 }
 
 /// The outcome of [`Driver::receive_into`].
@@ -481,6 +507,18 @@ impl Driver for AnyDriver {
     #[inline]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         either!(self, driver => driver.send(id, source, slices))
+    }
+
+    #[cfg(feature = "fs")]
+    fn send_file(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        file: &std::fs::File,
+        offset: u64,
+        length: usize,
+    ) -> Result<FileSent> {
+        either!(self, driver => driver.send_file(id, source, file, offset, length))
     }
 
     fn send_datagrams(

@@ -112,6 +112,16 @@ pub struct Transferred<B> {
     pub buffer: B,
 }
 
+/// What [`Stream::send_file`](crate::Stream::send_file) has sent.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct SentFile {
+    /// Bytes that the system has taken; also when an error came before all were.
+    pub length: u64,
+    /// Whether that is all, or what came between.
+    pub outcome: Result<()>,
+}
+
 /// An open file: a handle of a loop.
 ///
 /// Reads and writes are positional, so that any number of them can be under way at once, in any order.

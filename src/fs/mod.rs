@@ -38,7 +38,8 @@ pub use copy::CopyFlags;
 pub(crate) use directory::DirectoryState;
 pub use directory::{Directory, Entries, Entry};
 pub(crate) use file::FileState;
-pub use file::{File, OpenFlags, OpenOptions, Transferred};
+pub use file::{File, OpenFlags, OpenOptions, SentFile, Transferred};
+pub(crate) use open_file::OpenFile;
 pub use operation::Call;
 #[cfg(feature = "capi")]
 pub(crate) use operation::Operation;

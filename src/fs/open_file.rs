@@ -17,6 +17,8 @@ pub(crate) struct OpenFile {
     known: AtomicU8,
 }
 
+/// It may be read.
+const READS: u8 = 1 << 5;
 /// It may be written to.
 const WRITES: u8 = 1;
 /// Whether reading would wait cannot be asked.
@@ -31,15 +33,18 @@ const AT_POSITION: u8 = 1 << 4;
 impl OpenFile {
     /// The file comes back with an error.
     pub fn new(file: File, pool: Pool) -> Result<OpenFile, (Error, File)> {
-        let (writes, direct) = match sys::fs::abilities(&file) {
+        let abilities = match sys::fs::abilities(&file) {
             Ok(abilities) => abilities,
             Err(error) => return Err((error.into(), file)),
         };
         let mut known = 0;
-        if writes {
+        if abilities.reads {
+            known |= READS;
+        }
+        if abilities.writes {
             known |= WRITES;
         }
-        if direct {
+        if abilities.direct {
             known |= NO_READ_NOW | NO_WRITE_NOW;
         }
         Ok(OpenFile {
@@ -67,6 +72,11 @@ impl OpenFile {
         if !self.knows(what) {
             self.known.fetch_or(what, Ordering::Relaxed);
         }
+    }
+
+    #[cfg_attr(not(any(feature = "net", feature = "local")), allow(dead_code))]
+    pub fn can_be_read(&self) -> bool {
+        self.knows(READS)
     }
 
     pub fn can_read_now(&self) -> bool {

@@ -174,6 +174,8 @@ impl Loop {
             }
         }
         let _rest = Rest(self, id);
+        #[cfg(feature = "fs")]
+        self.begin_fetch(id);
         let finished = {
             let mut core = self.core.borrow_mut();
             let Ok(stream) = state(&mut core.handles, id) else {
@@ -331,7 +333,7 @@ impl super::StreamState {
     /// When the peer will have taken nothing for too long.
     fn write_deadline(&self) -> Option<u64> {
         let writes = self.writes.as_ref().filter(|writes| writes.is_waiting())?;
-        let counts = self.write_stall > 0;
+        let counts = self.write_stall > 0 && !writes.waits_for_disk();
         counts.then(|| writes.last_progress.saturating_add(self.write_stall))
     }
 }

@@ -6,6 +6,8 @@
 )]
 
 mod events;
+#[cfg(feature = "fs")]
+mod files;
 mod handler;
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
 mod open;
@@ -229,8 +231,14 @@ impl Stream {
         let mut core = lp.core()?;
         let stream = state(&mut core.handles, self.0)?;
         let writes = stream.writes.as_mut().ok_or(Error::new(Code::ENOENT))?;
+        let waited = writes.waits_for_disk();
         writes.cancel(write.0)?;
-        sending::settle(&mut core, self.0);
+        if waited {
+            // What stood behind a file that had to be waited for.
+            sending::drain(&mut core, self.0);
+        } else {
+            sending::settle(&mut core, self.0);
+        }
         Ok(())
     }
 
@@ -360,7 +368,7 @@ impl Stream {
                 flush(&mut core, self.0);
             }
             let stream = state_of(&mut core.handles, self.0, kind)?;
-            if stream.queued() > 0 || stream.is_connecting() {
+            if stream.queued() > 0 || stream.sends_files() || stream.is_connecting() {
                 return Err(Code::EBUSY.into());
             }
             if matches!(stream.source.object, Object::None) {

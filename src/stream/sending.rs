@@ -21,7 +21,7 @@ const SEND_BUDGET: usize = 1024 * 1024;
 
 /// A stream that takes writes, with room for so many bytes more beside those gathered.
 #[inline]
-fn writable(
+pub(super) fn writable(
     handles: &mut Handles,
     id: Id,
     length: usize,
@@ -116,7 +116,7 @@ fn queue_copy(stream: &mut StreamState, data: &[u8]) {
 
 /// Bytes that this stream has gathered. What another one has is sent, before this one gathers.
 #[inline]
-fn gathered_by(core: &mut Core, id: Id) -> usize {
+pub(super) fn gathered_by(core: &mut Core, id: Id) -> usize {
     match core.gathered.owner() {
         None => 0,
         Some(owner) if owner == id => core.gathered.bytes().len(),
@@ -204,6 +204,15 @@ pub(super) fn drain(core: &mut Core, id: Id) {
         if left == 0 {
             stream.status.insert(Status::SEND_ON);
             break;
+        }
+        #[cfg(feature = "fs")]
+        if writes.next_file().is_some() {
+            match super::files::send(core, id) {
+                Ok(Some(sent)) => left = left.saturating_sub(sent),
+                Ok(None) => break,
+                Err(error) => return fail(core, id, error),
+            }
+            continue;
         }
         let mut slices = [IoSlice::new(&[]); SLICES_MAX];
         let (count, total) = writes.slices(&mut slices);

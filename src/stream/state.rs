@@ -121,6 +121,14 @@ impl StreamState {
         self.writes.as_ref().map_or(0, |writes| writes.queued())
     }
 
+    /// Whether files wait to be sent, whose bytes are not among those queued.
+    pub(super) fn sends_files(&self) -> bool {
+        #[cfg(feature = "fs")]
+        return self.writes.as_ref().is_some_and(|it| it.files() > 0);
+        #[cfg(not(feature = "fs"))]
+        false
+    }
+
     /// Whether a write must stand in line.
     pub(super) fn must_queue(&self) -> bool {
         self.is_connecting()

@@ -4,6 +4,8 @@ use std::collections::VecDeque;
 use std::io::IoSlice;
 use std::sync::Arc;
 
+#[cfg(feature = "fs")]
+use super::files::FileWrite;
 use super::Stream;
 use crate::driver::SLICES_MAX;
 use crate::error::{Code, Error, Result};
@@ -139,13 +141,46 @@ pub(crate) type Passengers = Option<Box<[OwnedDescriptor]>>;
 enum Segment {
     Copied(Vec<u8>),
     Owned(OwnedWrite),
+    /// Of a file, what is in memory is like other bytes; what is not is the matter of `files.rs`.
+    #[cfg(feature = "fs")]
+    File(Box<FileWrite>),
 }
 
 impl Segment {
+    /// Bytes that are there to be sent.
     fn length(&self) -> usize {
         match self {
             Segment::Copied(bytes) => bytes.len(),
             Segment::Owned(write) => write.payloads.length(),
+            #[cfg(feature = "fs")]
+            Segment::File(write) => write.memory.len(),
+        }
+    }
+
+    /// Bytes of those that count as queued.
+    fn counted(&self) -> usize {
+        match self {
+            #[cfg(feature = "fs")]
+            Segment::File(_) => 0,
+            other => other.length(),
+        }
+    }
+
+    fn id(&self) -> Option<u64> {
+        match self {
+            Segment::Copied(_) => None,
+            Segment::Owned(write) => Some(write.id),
+            #[cfg(feature = "fs")]
+            Segment::File(write) => Some(write.id),
+        }
+    }
+
+    fn into_done(self) -> Option<WriteCallback> {
+        match self {
+            Segment::Copied(_) => None,
+            Segment::Owned(write) => write.done,
+            #[cfg(feature = "fs")]
+            Segment::File(write) => write.done,
         }
     }
 }
@@ -268,6 +303,8 @@ impl Writes {
         let (mut count, mut total, mut skip) = (0, 0, self.sent_of_first);
         for segment in &self.segments {
             let travels = matches!(segment, Segment::Owned(write) if write.descriptors.is_some());
+            // Behind a file of which more is to come nothing can go.
+            let mut last = travels;
             if travels && count > 0 {
                 break;
             }
@@ -278,6 +315,12 @@ impl Writes {
                     &mut std::iter::once(copied)
                 }
                 Segment::Owned(write) => &mut write.payloads.as_slice().iter().map(Payload::bytes),
+                #[cfg(feature = "fs")]
+                Segment::File(write) => {
+                    last = write.has_more();
+                    copied = write.memory.as_slice();
+                    &mut std::iter::once(copied)
+                }
             };
             for piece in pieces {
                 let skipped = skip.min(piece.len());
@@ -293,7 +336,7 @@ impl Writes {
                 count += 1;
                 total += piece.len();
             }
-            if travels {
+            if last {
                 break;
             }
         }
@@ -302,27 +345,67 @@ impl Writes {
 
     /// The kernel took so many bytes more.
     pub fn advance(&mut self, mut sent: usize) {
-        self.queued -= sent;
         if sent > 0 {
             if let Some(Segment::Owned(first)) = self.segments.front_mut() {
                 first.descriptors = None;
             }
         }
-        while let Some(first) = self.segments.front() {
+        while let Some(first) = self.segments.front_mut() {
             let left = first.length() - self.sent_of_first;
+            let taken = sent.min(left);
+            match first {
+                #[cfg(feature = "fs")]
+                Segment::File(write) => write.took(taken),
+                _ => self.queued -= taken,
+            }
             if sent < left {
                 self.sent_of_first += sent;
                 return;
             }
             sent -= left;
             self.sent_of_first = 0;
-            if let Some(Segment::Owned(OwnedWrite {
-                done: Some(done), ..
-            })) = self.segments.pop_front()
-            {
-                self.finished.push_back((done, Ok(())));
+            #[cfg(feature = "fs")]
+            if let Segment::File(write) = first {
+                if write.has_more() {
+                    write.memory = Vec::new();
+                    return;
+                }
             }
+            let done = self.segments.pop_front().and_then(Segment::into_done);
+            self.finished.extend(done.map(|done| (done, Ok(()))));
         }
+    }
+
+    #[cfg(feature = "fs")]
+    pub fn push_file(&mut self, write: FileWrite) {
+        self.segments.push_back(Segment::File(Box::new(write)));
+    }
+
+    /// Files in the queue.
+    #[cfg(feature = "fs")]
+    pub fn files(&self) -> usize {
+        let is_file = |segment: &&Segment| matches!(segment, Segment::File(_));
+        self.segments.iter().filter(is_file).count()
+    }
+
+    /// The file that is next, if nothing of it is in memory and there is more of it.
+    #[cfg(feature = "fs")]
+    pub fn next_file(&mut self) -> Option<&mut FileWrite> {
+        match self.segments.front_mut() {
+            Some(Segment::File(write)) if write.memory.is_empty() && write.has_more() => {
+                Some(write)
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a disk is waited for, and not the peer.
+    pub fn waits_for_disk(&self) -> bool {
+        #[cfg(feature = "fs")]
+        if let Some(Segment::File(write)) = self.segments.front() {
+            return write.is_fetching();
+        }
+        false
     }
 
     pub fn finish(&mut self, done: WriteCallback, outcome: Result<()>) {
@@ -339,22 +422,24 @@ impl Writes {
 
     /// Takes an owned write that has not begun out of the queue; its callback hears `ECANCELED`.
     pub fn cancel(&mut self, id: u64) -> Result<()> {
-        let at = self
-            .segments
-            .iter()
-            .position(|segment| matches!(segment, Segment::Owned(write) if write.id == id));
+        let mut segments = self.segments.iter();
+        let at = segments.position(|segment| segment.id() == Some(id));
         let at = at.ok_or(Error::new(Code::ENOENT))?;
-        if at == 0 && self.sent_of_first > 0 {
+        let begun = match &self.segments[at] {
+            #[cfg(feature = "fs")]
+            Segment::File(write) => write.has_begun(),
+            _ => at == 0 && self.sent_of_first > 0,
+        };
+        if begun {
             return Err(Code::EBUSY.into());
         }
-        let removed = self.segments.remove(at);
-        self.queued -= removed.as_ref().map_or(0, Segment::length);
-        if let Some(Segment::Owned(OwnedWrite {
-            done: Some(done), ..
-        })) = removed
-        {
-            self.finished.push_back((done, Err(Code::ECANCELED.into())));
-        }
+        let Some(removed) = self.segments.remove(at) else {
+            return Ok(());
+        };
+        self.queued -= removed.counted();
+        let canceled = Err(Code::ECANCELED.into());
+        self.finished
+            .extend(removed.into_done().map(|done| (done, canceled)));
         Ok(())
     }
 
@@ -366,10 +451,7 @@ impl Writes {
         }
         let outcome = Err(self.error.unwrap_or(Code::ECANCELED.into()));
         while let Some(segment) = self.segments.pop_front() {
-            if let Segment::Owned(OwnedWrite {
-                done: Some(done), ..
-            }) = segment
-            {
+            if let Some(done) = segment.into_done() {
                 return Some((done, outcome));
             }
         }

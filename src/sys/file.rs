@@ -332,8 +332,8 @@ mod signals {
         let was_blocked = unsafe { libc::sigismember(&before, libc::SIGPIPE) } == 1;
         let was_pending = was_blocked && is_pending();
         let outcome = write();
-        let broke = matches!(&outcome, Err(error) if error.raw_os_error() == Some(libc::EPIPE));
-        if broke && !was_pending {
+        // Not only after EPIPE: a reader may go in the middle, and then what was taken before is told.
+        if !was_pending {
             take(&only);
         }
         // SAFETY: the mask as it was.

@@ -395,6 +395,43 @@ impl<S: Selector> Driver for Readiness<S> {
         self.sent(id, source, total, outcome)
     }
 
+    #[cfg(feature = "fs")]
+    fn send_file(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        file: &std::fs::File,
+        offset: u64,
+        length: usize,
+    ) -> Result<crate::driver::FileSent> {
+        use crate::driver::FileSent;
+        #[cfg(unix)]
+        let outcome = match source.descriptor() {
+            Some(to) => sys::fs::send_file(sys::borrow(to), file, offset, length),
+            None => return Err(Code::ENOTCONN.into()),
+        };
+        #[cfg(not(unix))]
+        let outcome: std::io::Result<usize> = {
+            let _ = (file, offset, length);
+            Err(std::io::ErrorKind::Unsupported.into())
+        };
+        match outcome {
+            Ok(0) => Ok(FileSent::End),
+            Ok(bytes) => Ok(FileSent::Bytes(bytes)),
+            Err(error) if would_block(&error) => {
+                source.state.insert(State::SEND);
+                self.sync(id, source)?;
+                Ok(FileSent::Full)
+            }
+            Err(error) => match Error::from(error) {
+                error if matches!(error.code(), Code::EINVAL | Code::ENOSYS | Code::ENOTSUP) => {
+                    Ok(FileSent::Unable)
+                }
+                error => Err(error),
+            },
+        }
+    }
+
     fn send_datagrams(
         &mut self,
         id: Id,

@@ -36,12 +36,26 @@ fn transfer(
     at: Position,
     flags: libc::c_int,
 ) -> io::Result<usize> {
+    // Nearly always it is one, for which no array is made ready.
+    if let Some(piece) = memory.only(done) {
+        return transfer_pieces(direction, file, &[piece.to_iovec()], at, flags);
+    }
     let mut pieces = [Piece::NONE; PIECES_MAX];
     let count = memory.rest(done, &mut pieces);
     let mut vectors = [Piece::NONE.to_iovec(); PIECES_MAX];
     for (to, piece) in vectors.iter_mut().zip(&pieces[..count]) {
         *to = piece.to_iovec();
     }
+    transfer_pieces(direction, file, &vectors[..count], at, flags)
+}
+
+fn transfer_pieces(
+    direction: Direction,
+    file: RawFd,
+    vectors: &[libc::iovec],
+    at: Position,
+    flags: libc::c_int,
+) -> io::Result<usize> {
     let (low, high) = match at {
         // The two halves of the offset; where a register holds all of it, the kernel takes the first.
         Position::At(offset) => {
@@ -57,7 +71,8 @@ fn transfer(
     };
     // As wide as the registers: a narrower number in a list of any arguments has no upper half.
     let (file, flags) = (libc::c_long::from(file), libc::c_long::from(flags));
-    // SAFETY: the pieces are memory that `memory` holds for this. The raw system call is used since
+    let count = vectors.len();
+    // SAFETY: the pieces are those of a `Memory`, which holds them for this. The raw system call is used since
     // not every C library has the wrapper.
     let bytes =
         retry(|| unsafe { libc::syscall(call, file, vectors.as_ptr(), count, low, high, flags) })?;
@@ -94,6 +109,14 @@ pub(crate) fn read_now(file: &File, memory: &Memory, done: usize, at: Position) 
 /// Writes where that need not wait (RWF_NOWAIT).
 pub(crate) fn write_now(file: &File, memory: &Memory, done: usize, at: Position) -> Now {
     at_once(Direction::Write, file, memory, done, at)
+}
+
+/// Whether the byte at `offset` is in memory: one byte, or none at the end of the file.
+pub(crate) fn is_cached(file: &File, offset: u64) -> Now {
+    let mut byte = 0u8;
+    // SAFETY: a byte of this frame, which goes after the memory.
+    let memory = unsafe { Memory::lent(std::iter::once((&raw mut byte, 1))) };
+    read_now(file, &memory, 0, Position::At(offset))
 }
 
 /// Reads; 0: the end of the file.

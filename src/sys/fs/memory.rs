@@ -72,7 +72,7 @@ impl Memory {
     ///
     /// For as long as this lives, each piece can be read, and written too if it is to be filled, on
     /// whatever thread, and nobody else writes there.
-    #[cfg_attr(not(feature = "capi"), allow(dead_code))]
+    #[cfg_attr(not(any(feature = "capi", target_os = "linux")), allow(dead_code))]
     pub unsafe fn lent(pieces: impl ExactSizeIterator<Item = (*mut u8, usize)>) -> Memory {
         let mut pieces = pieces.map(|(base, length)| Piece { base, length });
         let pieces = match (pieces.len(), pieces.next()) {
@@ -108,6 +108,14 @@ impl Memory {
         self.length
     }
 
+    /// What is behind the first `skip` bytes, if that is one piece for certain.
+    pub fn only(&self, skip: usize) -> Option<Piece> {
+        match self.pieces {
+            Pieces::One(piece) => Some(piece.behind(skip)),
+            Pieces::Many(_) => None,
+        }
+    }
+
     /// The pieces behind the first `skip` bytes, as many as fit into `out`; how many.
     pub fn rest(&self, mut skip: usize, out: &mut [Piece; PIECES_MAX]) -> usize {
         let mut count = 0;
@@ -120,10 +128,7 @@ impl Memory {
             if count == PIECES_MAX {
                 break;
             }
-            out[count] = Piece {
-                base: piece.base.wrapping_add(skipped),
-                length: piece.length - skipped,
-            };
+            out[count] = piece.behind(skipped);
             count += 1;
         }
         count
@@ -176,6 +181,14 @@ impl Piece {
         base: std::ptr::null_mut(),
         length: 0,
     };
+
+    fn behind(self, skip: usize) -> Piece {
+        let skip = skip.min(self.length);
+        Piece {
+            base: self.base.wrapping_add(skip),
+            length: self.length - skip,
+        }
+    }
 
     fn of(bytes: &mut Vec<u8>, length: fn(&Vec<u8>) -> usize) -> Piece {
         let length = length(bytes);

@@ -106,6 +106,14 @@ pub enum SetTime {
     At(i64),
 }
 
+/// What an open descriptor may do.
+pub(crate) struct Abilities {
+    pub reads: bool,
+    pub writes: bool,
+    /// It goes around the kernel's memory (O_DIRECT), so that every transfer waits.
+    pub direct: bool,
+}
+
 /// How a file is opened, as the system call takes it.
 #[derive(Clone, Copy)]
 pub(crate) struct Opening {

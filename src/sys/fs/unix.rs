@@ -9,7 +9,9 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::ptr::NonNull;
 
-use super::{open_flag, FileType, Found, Memory, Opening, Piece, Position, SetTime, Space};
+use super::{
+    open_flag, Abilities, FileType, Found, Memory, Opening, Piece, Position, SetTime, Space,
+};
 
 fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
@@ -78,16 +80,20 @@ pub(crate) fn open(folder: Option<&File>, path: &Path, how: Opening) -> io::Resu
     Ok(unsafe { File::from_raw_fd(descriptor) })
 }
 
-/// What an open descriptor may do: whether it writes, and whether it goes around the kernel's
-/// memory (O_DIRECT), so that every transfer waits.
-pub(crate) fn abilities(file: &File) -> io::Result<(bool, bool)> {
+/// What an open descriptor may do.
+pub(crate) fn abilities(file: &File) -> io::Result<Abilities> {
     // SAFETY: F_GETFL reads flags; a bad descriptor is answered with an error.
     let flags = checked(|| unsafe { libc::fcntl(file.as_raw_fd(), libc::F_GETFL) })?;
     #[cfg(target_os = "linux")]
     let direct = flags & libc::O_DIRECT != 0;
     #[cfg(not(target_os = "linux"))]
     let direct = false;
-    Ok((flags & libc::O_ACCMODE != libc::O_RDONLY, direct))
+    let mode = flags & libc::O_ACCMODE;
+    Ok(Abilities {
+        reads: mode != libc::O_WRONLY,
+        writes: mode != libc::O_RDONLY,
+        direct,
+    })
 }
 
 /// Closes a file, and says what close(2) says. The descriptor is closed in any case.

@@ -8,7 +8,9 @@ use std::os::windows::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use super::{open_flag, FileType, Found, Memory, Now, Opening, Piece, Position, SetTime, Space};
+use super::{
+    open_flag, Abilities, FileType, Found, Memory, Now, Opening, Piece, Position, SetTime, Space,
+};
 
 fn unsupported<T>() -> io::Result<T> {
     Err(io::ErrorKind::Unsupported.into())
@@ -31,9 +33,13 @@ pub(crate) fn open(folder: Option<&File>, path: &Path, how: Opening) -> io::Resu
         .open(path)
 }
 
-/// Whether it writes is not told; that it goes around the system's memory neither.
-pub(crate) fn abilities(_: &File) -> io::Result<(bool, bool)> {
-    Ok((true, true))
+/// What it may do is not told; reading and writing say so when it may not.
+pub(crate) fn abilities(_: &File) -> io::Result<Abilities> {
+    Ok(Abilities {
+        reads: true,
+        writes: true,
+        direct: true,
+    })
 }
 
 pub(crate) fn close(file: File) -> io::Result<()> {
@@ -46,6 +52,10 @@ pub(crate) fn read_now(_: &File, _: &Memory, _: usize, _: Position) -> Now {
 }
 
 pub(crate) fn write_now(_: &File, _: &Memory, _: usize, _: Position) -> Now {
+    Now::Unknown
+}
+
+pub(crate) fn is_cached(_: &File, _: u64) -> Now {
     Now::Unknown
 }
 
