@@ -29,10 +29,11 @@ LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
 LIBEV = Peer("libev", "libev", "", ("-lev",))
 LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
 EPOLL = Peer("epoll, no library", "epoll", "")
+PREAD = Peer("pread, no library", "posix", "")
 POSIX = Peer("posix_spawn, no library", "posix", "")
 PEERS = [KOLO, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
 
-SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn"}
+SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn", "files": "{}_files"}
 NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
 HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev"}
 

@@ -1,6 +1,6 @@
 """The scenarios without a network: timers, wakes and posts, the price of a turn. Their programs measure themselves."""
 
-from .build import EPOLL, KOLO, LIBUV, LIBUV_AGAIN, POSIX
+from .build import EPOLL, KOLO, LIBUV, LIBUV_AGAIN, POSIX, PREAD
 from .programs import run_to_end
 
 # rows as the programs name them, and as they are printed
@@ -24,6 +24,12 @@ WAITS = {
     "nothing_ready": "turn that does not wait, nothing ready",
     "one_ready": "turn with one descriptor ready",
     "one_ready_timer": "the same with a timer running",
+}
+FILES = {
+    "read": "a read of 4 KiB, on one processor: processor time, all threads",
+    "read_by_the_clock": "by the clock on the wall",
+    "read_apart": "on all processors: processor time, all threads",
+    "read_by_the_clock_apart": "by the clock on the wall (all processors)",
 }
 SPAWN = {
     "one_total": "one after the other: processor time, parent and program",
@@ -93,5 +99,24 @@ def measure_spawn(context, mebibytes, count):
     def measure(peer):
         values = run_to_end(context.machine, context.build, f"{peer.source}_spawn", count, mebibytes)
         return {row: values[row] for row in SPAWN}
+
+    return {"values": interleaved(context, peers, rounds, measure)}
+
+
+def measure_files(context):
+    """Random reads of 4 KiB of a file that the kernel has in memory, 64 in flight."""
+    count = 2000 if context.quick else 200000
+    rounds = context.rounds or (1 if context.quick else 9)
+    peers = [peer for peer in context.peers if peer in (KOLO, LIBUV, LIBUV_AGAIN)] + [PREAD]
+    machine = context.machine
+
+    def measure(peer):
+        def run(cpus=None):
+            return run_to_end(machine, context.build, f"{peer.source}_files", count, cpus=cpus)
+
+        values = run()
+        if len(machine.all_cpus) > 1:
+            values |= {f"{row}_apart": value for row, value in run(machine.all_cpus).items()}
+        return values
 
     return {"values": interleaved(context, peers, rounds, measure)}

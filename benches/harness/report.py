@@ -1,8 +1,8 @@
 """The report: tables in Markdown, and each target with what was reached."""
 
-from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS, POSIX
+from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS, POSIX, PREAD
 from .datagrams import DATAGRAMS
-from .local import SPAWN, TIMERS, WAITS, WAKES
+from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
 from .network import ECHOES
 from .stats import ratios, summarize
 
@@ -32,7 +32,7 @@ def spread(summary, digits=2):
 
 
 def labels_in(values):
-    return [peer.label for peer in [*PEERS, POSIX] if peer.label in values]
+    return [peer.label for peer in [*PEERS, POSIX, PREAD] if peer.label in values]
 
 
 # ---- sections ----
@@ -290,6 +290,8 @@ def render(results, facts, versions, heading):
         WAKES,
     )
     lines += local_section(results, "waits", "The price of a turn", "Processor time per turn of the loop, median.", WAITS)
+    note = "Random reads of a file that the kernel has in memory, 64 in flight, median."
+    lines += local_section(results, "files", "Files", note, FILES)
     note = (
         "/bin/true started, and its end told, median of one program. What the program itself takes, by far the most of it, is "
         "the same for all."
