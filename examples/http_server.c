@@ -6,8 +6,9 @@
  *
  * What it shows of kolo:
  *   - a listener, and one table of callbacks that says how every connection behaves (on_accept)
- *   - replies of any size in flat memory: the next piece of a file is read when the last one has left
- *     (kolo_stream_write_owned), small replies are copied and the high watermark is obeyed (kolo_stream_write, on_drain)
+ *   - replies of any size in flat memory: a file is opened beneath the root (kolo_file_open_sync) and sent by the system
+ *     from its own memory (kolo_stream_send_file), a listing without copying it (kolo_stream_write_owned); small replies
+ *     are copied, and the high watermark is obeyed (kolo_stream_write, on_drain)
  *   - timeouts: the stream itself keeps those for silence and stalls, a timer keeps the deadline of a whole request
  *   - closing in order: half-close, wait for the peer's end, close; and memory freed in on_close, the last callback
  *   - signals, and a stop that drains
@@ -17,10 +18,11 @@
  * what is left (a part of a request, or requests behind a reply that is still being sent) is held in memory of the
  * connection until its turn comes. An idle connection holds neither buffer nor file.
  *
- * Memory of one connection, at most: 16 KiB + one read (64 KiB) of held requests, one piece of a file (64 KiB) or one
- * folder listing (4 MiB), and 64 KiB + one small reply (33 KiB) in the stream's write queue.
+ * Memory of one connection, at most: 16 KiB + one read (64 KiB) of held requests, 128 KiB of a file that comes from a disk
+ * or one folder listing (4 MiB), and 64 KiB + one small reply (1 KiB) in the stream's write queue.
  *
- * POSIX only. Files are read on the loop's thread: right for local disks, not for a network share that may hang. */
+ * POSIX only. Files are opened and folders listed on the loop's thread: right for local disks, not for a network share that
+ * may hang. What is in a file is never waited for there. */
 #include "http/http.h"
 #include <kolo.h>
 
@@ -34,8 +36,6 @@
 #include <unistd.h>
 
 enum {
-    SMALL_FILE_BYTES = 32 * 1024,       /* sent with its header in one copy; a bigger file goes in pieces */
-    PIECE_BYTES = 64 * 1024,
     ACCEPT_QUIET_SECONDS = 3,           /* failures to accept are said once, until it went well for so long */
     LINGER_BYTES_MAX = 1024 * 1024,     /* what a client may still send after our last word */
     LINGER_SECONDS = 2,
@@ -54,11 +54,8 @@ struct connection {
     size_t scanned;        /* how much of an unfinished request has been looked at */
     size_t body_left;      /* of a request's body that is thrown away */
     size_t lingered;       /* bytes thrown away after our last word */
-    char *piece;           /* what is being sent; the stream reads from it until on_piece_sent */
-    off_t offset;          /* where in the file the next piece starts */
-    uint64_t left;         /* bytes of the file still to be read */
-    int file;              /* -1: none */
-    bool sending;          /* a reply is sent piece by piece */
+    char *page;            /* the listing that is being sent; the stream reads from it until on_page_sent */
+    bool sending;          /* a file or a listing */
     bool blocked;          /* small replies stand above the high watermark; on_drain will say when they have left */
     bool read_paused;
     bool idle_timeout_off;
@@ -77,6 +74,8 @@ static struct {
     struct connection *connections;
     struct builder reply; /* the reply being composed; its memory is used again */
     struct root root;
+    kolo_file root_file;
+    bool beneath;             /* the system keeps paths beneath the root (KOLO_OPEN_BENEATH) */
     bool quiet;
     bool stopping;
     uint64_t idle_ns, request_ns;
@@ -130,13 +129,10 @@ static void release_held(struct connection *c)
     c->held_length = c->held_capacity = 0;
 }
 
-static void release_file(struct connection *c)
+static void release_page(struct connection *c)
 {
-    if (c->file >= 0)
-        close(c->file);
-    c->file = -1;
-    free(c->piece);
-    c->piece = NULL;
+    free(c->page);
+    c->page = NULL;
 }
 
 /* Ends a connection at once. Its memory lives on until on_close. */
@@ -144,13 +140,6 @@ static void drop(struct connection *c)
 {
     c->finishing = true;
     kolo_close(server.loop, c->stream); /* KOLO_EBADF when an error has closed it already */
-}
-
-/* Ends a connection whose reply cannot be completed: with a reset, so that half a file does not look like a whole one. */
-static void drop_broken(struct connection *c)
-{
-    c->finishing = true;
-    kolo_stream_reset(server.loop, c->stream);
 }
 
 static void on_drained(kolo_loop *loop, kolo_stream stream, int status, void *user)
@@ -254,31 +243,9 @@ static void reply_status(struct connection *c, const struct request *request, in
     send_reply(c);
 }
 
-static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void *user);
-
-static void send_piece(struct connection *c, size_t length)
-{
-    kolo_buffer piece = {c->piece, length};
-    if (kolo_stream_write_owned(server.loop, c->stream, &piece, 1, on_piece_sent, c, NULL) < 0)
-        drop(c);
-}
-
-static void send_next_piece(struct connection *c)
-{
-    size_t length = c->left < PIECE_BYTES ? (size_t)c->left : PIECE_BYTES;
-    if (!read_exactly(c->file, c->piece, length, c->offset)) {
-        say("http_server: a file became shorter, or could not be read, while it was sent; its connection is reset");
-        drop_broken(c);
-        return;
-    }
-    c->offset += (off_t)length;
-    c->left -= length;
-    send_piece(c, length);
-}
-
 static void go_on(struct connection *c);
 
-static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void *user)
+static void on_page_sent(kolo_loop *loop, kolo_stream stream, int status, void *user)
 {
     struct connection *c = user;
     (void)loop;
@@ -287,40 +254,75 @@ static void on_piece_sent(kolo_loop *loop, kolo_stream stream, int status, void 
         drop(c);
         return;
     }
-    if (c->left > 0) {
-        send_next_piece(c);
-        return;
-    }
-    release_file(c);
+    release_page(c);
     c->sending = false;
     go_on(c);
 }
 
-static int status_of_errno(int error)
+static void on_file_sent(kolo_loop *loop, kolo_stream stream, int status, uint64_t sent, void *user)
+{
+    struct connection *c = user;
+    (void)loop;
+    (void)stream;
+    (void)sent;
+    if (status == KOLO_ENODATA) /* kolo resets the connection: half a file must not look like a whole one */
+        say("http_server: a file became shorter while it was sent; its connection is reset");
+    if (status < 0) {
+        drop(c);
+        return;
+    }
+    c->sending = false;
+    go_on(c);
+}
+
+static int status_of_error(int error)
 {
     switch (error) {
-    case ENOENT: case ENOTDIR: case ENAMETOOLONG: return 404;
-    case EACCES: case EPERM: case EXDEV: case ELOOP: case ENXIO: return 403;
-    case EMFILE: case ENFILE: case ENOMEM: case EAGAIN: return 503;
+    case KOLO_ENOENT: case KOLO_ENOTDIR: case KOLO_ENAMETOOLONG: return 404;
+    case KOLO_EACCES: case KOLO_EPERM: case KOLO_EXDEV: case KOLO_ELOOP: case KOLO_ENXIO: return 403;
+    case KOLO_EMFILE: case KOLO_ENFILE: case KOLO_ENOMEM: case KOLO_EAGAIN: return 503;
     default: return 500;
     }
 }
 
-/* Answers with a regular file. Takes the descriptor. */
-static void reply_file(struct connection *c, const struct request *request, int file, const struct stat *info,
+/* Opens a path for reading, and nothing outside the root. */
+static int open_beneath(const char *path, kolo_file *file, kolo_stat *info)
+{
+    kolo_open_options options = KOLO_OPEN_OPTIONS_INIT;
+    options.flags = KOLO_OPEN_BENEATH | KOLO_OPEN_NO_WAIT; /* opening a FIFO must not wait for its writer */
+    options.directory = server.root_file;
+    int result;
+    if (server.beneath) {
+        result = kolo_file_open_sync(server.loop, path, &options, file);
+    } else {
+        int descriptor = open_walking(&server.root, path);
+        result = descriptor < 0 ? kolo_error_from_system(errno) : kolo_file_adopt(server.loop, descriptor, file);
+        if (descriptor >= 0 && result < 0)
+            close(descriptor);
+    }
+    if (result < 0)
+        return result;
+    result = kolo_file_stat_sync(server.loop, *file, info);
+    if (result < 0)
+        kolo_close(server.loop, *file);
+    return result;
+}
+
+/* Answers with a regular file. Closes it: what is being sent of it still is. */
+static void reply_file(struct connection *c, const struct request *request, kolo_file file, const kolo_stat *info,
                        const char *path)
 {
     struct builder *reply = &server.reply;
     char etag[80], modified_text[32], line[64];
-    int64_t modified = (int64_t)info->st_mtime;
-    uint64_t size = (uint64_t)info->st_size, first = 0, length = size;
-    format_etag(info, etag);
-    format_date(info->st_mtime, modified_text);
+    int64_t modified = info->modified_ns / 1000000000 - (info->modified_ns % 1000000000 < 0);
+    uint64_t size = info->length, first = 0, length = size;
+    format_etag(info->inode, size, info->modified_ns, etag);
+    format_date((time_t)modified, modified_text);
     int status = evaluate_conditions(request, etag, modified);
     if (status == 200)
         status = evaluate_range(request, etag, modified, size, &first, &length);
     if (status == 412 || status == 416) {
-        close(file);
+        kolo_close(server.loop, file);
         snprintf(line, sizeof line, "Content-Range: bytes */%" PRIu64 "\r\n", size);
         reply_status(c, request, status, status == 416 ? line : NULL);
         return;
@@ -333,42 +335,25 @@ static void reply_file(struct connection *c, const struct request *request, int 
         put_format(reply, "Content-Type: %s\r\nContent-Length: %" PRIu64 "\r\nAccept-Ranges: bytes\r\n"
                    "X-Content-Type-Options: nosniff\r\n", content_type(path), length);
     end_header();
-    if (status == 304 || request->head || length == 0) {
-        close(file);
-        send_reply(c);
-    } else if (length <= SMALL_FILE_BYTES) {
-        char *room = builder_room(reply, (size_t)length);
-        bool whole = room != NULL && read_exactly(file, room, (size_t)length, (off_t)first);
-        close(file);
-        if (whole) {
-            reply->length += (size_t)length;
-            send_reply(c);
-        } else {
-            drop_broken(c);
-        }
-    } else {
-        c->file = file;
-        c->offset = (off_t)first;
-        c->left = length;
-        c->piece = malloc(PIECE_BYTES);
-        c->sending = true;
-        if (c->piece == NULL) {
+    send_reply(c);
+    if (status != 304 && !request->head && length > 0 && !c->finishing) {
+        c->sending = true; /* the header leaves together with the file's first bytes */
+        if (kolo_stream_send_file(server.loop, c->stream, file, first, length, on_file_sent, c, NULL) < 0)
             drop(c);
-            return;
-        }
-        send_reply(c);
-        if (!c->finishing)
-            send_next_piece(c); /* leaves together with the header when this callback returns */
     }
+    kolo_close(server.loop, file);
 }
 
-/* Answers with the listing of a folder. Takes the descriptor. */
-static void reply_listing(struct connection *c, const struct request *request, int folder, const char *path)
+/* Answers with the listing of a folder. Closes it. */
+static void reply_listing(struct connection *c, const struct request *request, kolo_file folder, const char *path)
 {
     struct builder page = {NULL, 0, 0, false};
-    if (put_listing(&page, folder, path) != 0) {
+    kolo_socket descriptor;
+    check(kolo_file_release(server.loop, folder, &descriptor), "take a descriptor back");
+    if (put_listing(&page, (int)descriptor, path) != 0) {
+        int error = kolo_error_from_system(errno);
         free(page.text);
-        reply_status(c, request, status_of_errno(errno), NULL);
+        reply_status(c, request, status_of_error(error), NULL);
         return;
     }
     begin_reply(c, request, 200);
@@ -380,10 +365,11 @@ static void reply_listing(struct connection *c, const struct request *request, i
         free(page.text);
         return;
     }
-    c->piece = page.text;
-    c->left = 0; /* the page is the only piece */
+    c->page = page.text;
     c->sending = true;
-    send_piece(c, page.length);
+    kolo_buffer whole = {page.text, page.length};
+    if (kolo_stream_write_owned(server.loop, c->stream, &whole, 1, on_page_sent, c, NULL) < 0)
+        drop(c);
 }
 
 /* Answers a request for a folder whose path does not end in a slash: without it, relative links would lead astray. */
@@ -397,22 +383,22 @@ static void reply_redirect(struct connection *c, const struct request *request, 
     send_reply(c);
 }
 
-static void reply_folder(struct connection *c, const struct request *request, int folder, const char *path)
+static void reply_folder(struct connection *c, const struct request *request, kolo_file folder, const char *path)
 {
     char index_path[PATH_BYTES_MAX + 16];
-    struct stat info;
+    kolo_stat info = KOLO_STAT_INIT;
+    kolo_file file;
     snprintf(index_path, sizeof index_path, "%s/index.html", path);
-    int file = open_beneath(&server.root, index_path, &info);
-    if (file >= 0 && S_ISREG(info.st_mode)) {
-        close(folder);
+    int result = open_beneath(index_path, &file, &info);
+    if (result == KOLO_OK && info.type == KOLO_FILE_TYPE_REGULAR) {
+        kolo_close(server.loop, folder);
         reply_file(c, request, file, &info, index_path);
-    } else if (file < 0 && errno != ENOENT) {
-        int status = status_of_errno(errno);
-        close(folder);
-        reply_status(c, request, status, NULL);
+    } else if (result < 0 && result != KOLO_ENOENT) {
+        kolo_close(server.loop, folder);
+        reply_status(c, request, status_of_error(result), NULL);
     } else {
-        if (file >= 0)
-            close(file); /* a folder of that name */
+        if (result == KOLO_OK)
+            kolo_close(server.loop, file); /* a folder of that name */
         reply_listing(c, request, folder, path);
     }
 }
@@ -422,20 +408,21 @@ static void reply_path(struct connection *c, const struct request *request)
     struct text rest = request->target, target = text_cut(&rest, '?');
     char path[PATH_BYTES_MAX];
     bool folder = false;
-    struct stat info;
+    kolo_stat info = KOLO_STAT_INIT;
+    kolo_file file;
     int status = decode_path(target, path, &folder);
-    int file = status == 0 ? open_beneath(&server.root, path, &info) : -1;
-    if (file < 0) {
-        reply_status(c, request, status != 0 ? status : status_of_errno(errno), NULL);
-    } else if (S_ISDIR(info.st_mode) && folder) {
+    int result = status == 0 ? open_beneath(path, &file, &info) : KOLO_EINVAL;
+    if (result < 0) {
+        reply_status(c, request, status != 0 ? status : status_of_error(result), NULL);
+    } else if (info.type == KOLO_FILE_TYPE_DIRECTORY && folder) {
         reply_folder(c, request, file, path);
-    } else if (S_ISDIR(info.st_mode)) {
-        close(file);
+    } else if (info.type == KOLO_FILE_TYPE_DIRECTORY) {
+        kolo_close(server.loop, file);
         reply_redirect(c, request, path);
-    } else if (S_ISREG(info.st_mode) && !folder) {
+    } else if (info.type == KOLO_FILE_TYPE_REGULAR && !folder) {
         reply_file(c, request, file, &info, path);
     } else { /* a file asked for as a folder; or a device, a FIFO */
-        close(file);
+        kolo_close(server.loop, file);
         reply_status(c, request, folder ? 404 : 403, NULL);
     }
 }
@@ -668,7 +655,7 @@ static void on_close(kolo_loop *loop, kolo_stream stream, void *user)
     (void)stream;
     disarm_deadline(c);
     release_held(c);
-    release_file(c);
+    release_page(c);
     if (c->previous != NULL)
         c->previous->next = c->next;
     else
@@ -695,7 +682,6 @@ static void on_accept(kolo_loop *loop, kolo_listener listener, kolo_tcp stream, 
         return; /* a stream without a handler is closed now */
     }
     c->stream = stream;
-    c->file = -1;
     c->next = server.connections;
     if (c->next != NULL)
         c->next->previous = c;
@@ -806,6 +792,23 @@ static void start_listening(const char *bind_text, uint16_t port)
     check(result, "listen");
 }
 
+/* Opens the root, and finds out whether the system keeps paths beneath it: Linux before 5.6, some sandboxes and other
+ * systems do not. */
+static void start_files(void)
+{
+    kolo_open_options options = KOLO_OPEN_OPTIONS_INIT;
+    options.flags = KOLO_OPEN_DIRECTORY;
+    check(kolo_file_open_sync(server.loop, server.root.path, &options, &server.root_file), server.root.path);
+#ifndef HTTP_SERVER_NO_OPENAT2 /* as a system without it would have it, for the tests */
+    kolo_file probe;
+    options.flags |= KOLO_OPEN_BENEATH;
+    options.directory = server.root_file;
+    server.beneath = kolo_file_open_sync(server.loop, ".", &options, &probe) == KOLO_OK;
+    if (server.beneath)
+        kolo_close(server.loop, probe);
+#endif
+}
+
 static void start_signal(int number, kolo_signal *out)
 {
     check(kolo_signal_open(server.loop, on_signal, NULL, out), "open a signal handle");
@@ -844,6 +847,7 @@ int main(int count, char **arguments)
         return 1;
     }
     check(kolo_loop_new(NULL, &server.loop), "create the loop");
+    start_files();
     start_listening(bind_text, (uint16_t)port);
     start_signal(SIGINT, &server.interrupt);
     start_signal(SIGTERM, &server.terminate);

@@ -9,20 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
-#if defined(__linux__) && !defined(HTTP_SERVER_NO_OPENAT2)
-#include <sys/syscall.h>
-#ifdef SYS_openat2
-#include <linux/openat2.h>
-#define HAVE_OPENAT2 1
-#endif
-#endif
 
 /* O_NONBLOCK: opening a FIFO must not wait for its writer. */
 enum { OPEN_FLAGS = O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY };
 
-/* Without openat2: resolves the links, refuses what is not below the root, and walks to it one name at a time without
- * following links, so that a link put in the way after the check is refused too. */
-static int open_walking(const struct root *root, const char *path)
+int open_walking(const struct root *root, const char *path)
 {
     char joined[PATH_BYTES_MAX * 2];
     int length = snprintf(joined, sizeof joined, "%s/%s", root->path, path);
@@ -34,7 +25,7 @@ static int open_walking(const struct root *root, const char *path)
     size_t root_length = strcmp(root->path, "/") == 0 ? 0 : strlen(root->path);
     int file = -1;
     if (strncmp(real, root->path, root_length) != 0 || (real[root_length] != '/' && real[root_length] != '\0')) {
-        errno = EXDEV; /* as openat2 says it */
+        errno = EXDEV; /* as kolo says it */
     } else {
         char *at = real + root_length, *name = NULL;
         file = openat(root->file, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
@@ -56,45 +47,9 @@ static int open_walking(const struct root *root, const char *path)
     return file;
 }
 
-#ifdef HAVE_OPENAT2
-static int open_resolving(const struct root *root, const char *path)
-{
-    struct open_how how;
-    memset(&how, 0, sizeof how);
-    how.flags = OPEN_FLAGS;
-    how.resolve = RESOLVE_BENEATH | RESOLVE_NO_MAGICLINKS;
-    long file = -1;
-    for (int tries = 0; tries < 16; tries++) { /* EAGAIN: something was renamed on the way */
-        file = syscall(SYS_openat2, root->file, path, &how, sizeof how);
-        if (file >= 0 || errno != EAGAIN)
-            break;
-    }
-    return (int)file;
-}
-#endif
-
-int open_beneath(const struct root *root, const char *path, struct stat *info)
-{
-    int file;
-#ifdef HAVE_OPENAT2
-    if (root->use_openat2)
-        file = open_resolving(root, path);
-    else
-#endif
-        file = open_walking(root, path);
-    if (file >= 0 && fstat(file, info) != 0) {
-        int error = errno;
-        close(file);
-        errno = error;
-        return -1;
-    }
-    return file;
-}
-
 int root_open(struct root *root, const char *path)
 {
     root->file = -1;
-    root->use_openat2 = false;
     root->path = realpath(path, NULL);
     if (root->path == NULL)
         return -1;
@@ -105,12 +60,6 @@ int root_open(struct root *root, const char *path)
         errno = error;
         return -1;
     }
-#ifdef HAVE_OPENAT2
-    int probe = open_resolving(root, "."); /* kernels before 5.6, and some sandboxes, do not have it */
-    root->use_openat2 = probe >= 0;
-    if (probe >= 0)
-        close(probe);
-#endif
     return 0;
 }
 
@@ -121,20 +70,6 @@ void root_close(struct root *root)
     root->file = -1;
     free(root->path);
     root->path = NULL;
-}
-
-bool read_exactly(int file, char *out, size_t length, off_t offset)
-{
-    size_t done = 0;
-    while (done < length) {
-        ssize_t got = pread(file, out + done, length - done, offset + (off_t)done);
-        if (got < 0 && errno == EINTR)
-            continue;
-        if (got <= 0)
-            return false;
-        done += (size_t)got;
-    }
-    return true;
 }
 
 static int hex_digit(char c)
@@ -246,15 +181,9 @@ const char *content_type(const char *path)
     return "application/octet-stream";
 }
 
-void format_etag(const struct stat *info, char out[80])
+void format_etag(uint64_t inode, uint64_t size, int64_t modified_ns, char out[80])
 {
-#ifdef __APPLE__
-    long nanoseconds = info->st_mtimespec.tv_nsec;
-#else
-    long nanoseconds = info->st_mtim.tv_nsec;
-#endif
-    snprintf(out, 80, "\"%" PRIxMAX "-%" PRIxMAX "-%" PRIxMAX "-%lx\"", (uintmax_t)info->st_ino,
-             (uintmax_t)info->st_size, (uintmax_t)info->st_mtime, (unsigned long)nanoseconds);
+    snprintf(out, 80, "\"%" PRIx64 "-%" PRIx64 "-%" PRIx64 "\"", inode, size, (uint64_t)modified_ns);
 }
 
 struct entry {

@@ -93,7 +93,6 @@ const char *status_text(int status);
 struct root {
     char *path; /* canonical */
     int file;
-    bool use_openat2;
 };
 
 /* 0, or -1 with errno. */
@@ -103,13 +102,13 @@ void root_close(struct root *root);
  * ".". `folder` tells whether it ended in a slash. Gives 0 or an HTTP status. A ".." is refused: every client resolves
  * it before it asks. */
 int decode_path(struct text target, char path[PATH_BYTES_MAX], bool *folder);
-/* Opens such a path for reading. No ".." and no symbolic link leads out of the root. Gives -1 with errno. */
-int open_beneath(const struct root *root, const char *path, struct stat *info);
-/* Whether all of these bytes could be read: not when the file has become shorter. */
-bool read_exactly(int file, char *out, size_t length, off_t offset);
+/* Opens such a path for reading where the system does not keep it beneath the root: resolves the links, refuses what is
+ * not below the root, and walks to it one name at a time without following links, so that a link put in the way after
+ * the check is refused too. Gives -1 with errno. */
+int open_walking(const struct root *root, const char *path);
 const char *content_type(const char *path);
 /* Changes whenever the file does: another file, another length or another time. */
-void format_etag(const struct stat *info, char out[80]);
+void format_etag(uint64_t inode, uint64_t size, int64_t modified_ns, char out[80]);
 /* Writes the listing of an open folder as a page. Takes the descriptor. Gives 0, or -1 with errno. */
 int put_listing(struct builder *page, int file, const char *path);
 
