@@ -281,8 +281,8 @@ fn an_abstract_name_is_in_no_file_system_and_goes_with_its_socket() {
 fn the_file_has_its_mode_before_anybody_can_connect() {
     in_own_process!(|| {
         // Whatever the umask.
-        for umask in [0o022, 0o077, 0o000] {
-            unsafe { libc::umask(umask) };
+        for umask in [0o022_u32, 0o077, 0o000] {
+            unsafe { libc::umask(umask as libc::mode_t) };
             for mode in [0o600, 0o660, 0o666, 0o777, 0o000] {
                 let lp = Loop::new().unwrap();
                 let folder = Folder::new();
