@@ -17,9 +17,6 @@
     rustdoc::broken_intra_doc_links,
     rustdoc::bare_urls
 )]
-// The initialisers are constant; on systems without thread-local storage of the linker's, clippy 1.96
-// does not see it.
-#![allow(clippy::missing_const_for_thread_local)]
 
 #[cfg(feature = "net")]
 mod attempts;
