@@ -180,14 +180,10 @@ impl Pool {
     }
 }
 
-thread_local! {
-    static IS_OF_POOL: Cell<bool> = const { Cell::new(false) };
-}
-
 /// Whether the calling thread is one of a pool's: whether it may wait for disks.
 #[cfg_attr(not(feature = "fs"), allow(dead_code))]
 pub(crate) fn is_pool_thread() -> bool {
-    IS_OF_POOL.try_with(Cell::get).unwrap_or(false)
+    WORKER.try_with(Cell::get).is_ok_and(|number| number > 0)
 }
 
 impl Default for Pool {
@@ -425,7 +421,6 @@ impl Lane {
     fn work(&self, number: u64) {
         #[cfg(unix)]
         sys::signals::block_all();
-        IS_OF_POOL.set(true);
         let mut state = self.state();
         loop {
             if let Some(ticket) = state.queue.pop_front() {

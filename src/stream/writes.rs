@@ -166,6 +166,17 @@ impl Segment {
         }
     }
 
+    /// Whether nothing goes together with it, behind it.
+    fn is_last(&self) -> bool {
+        match self {
+            Segment::Copied(_) => false,
+            Segment::Owned(write) => write.descriptors.is_some(),
+            // More of it is to come first.
+            #[cfg(feature = "fs")]
+            Segment::File(write) => write.has_more(),
+        }
+    }
+
     fn id(&self) -> Option<u64> {
         match self {
             Segment::Copied(_) => None,
@@ -264,13 +275,6 @@ impl Writes {
         self.segments.push_back(Segment::Copied(bytes));
     }
 
-    /// Bytes that come before all others, of which nothing is sent yet.
-    pub fn push_front(&mut self, bytes: Vec<u8>) {
-        debug_assert_eq!(self.sent_of_first, 0);
-        self.queued += bytes.len();
-        self.segments.push_front(Segment::Copied(bytes));
-    }
-
     pub fn push_owned(&mut self, write: OwnedWrite) {
         self.queued += write.payloads.length();
         self.segments.push_back(Segment::Owned(write));
@@ -310,8 +314,6 @@ impl Writes {
         let (mut count, mut total, mut skip) = (0, 0, self.sent_of_first);
         for segment in &self.segments {
             let travels = matches!(segment, Segment::Owned(write) if write.descriptors.is_some());
-            // Behind a file of which more is to come nothing can go.
-            let mut last = travels;
             if travels && count > 0 {
                 break;
             }
@@ -324,7 +326,6 @@ impl Writes {
                 Segment::Owned(write) => &mut write.payloads.as_slice().iter().map(Payload::bytes),
                 #[cfg(feature = "fs")]
                 Segment::File(write) => {
-                    last = write.has_more();
                     copied = write.memory.as_slice();
                     &mut std::iter::once(copied)
                 }
@@ -343,7 +344,7 @@ impl Writes {
                 count += 1;
                 total += piece.len();
             }
-            if last {
+            if segment.is_last() {
                 break;
             }
         }

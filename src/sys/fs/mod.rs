@@ -37,6 +37,7 @@ impl Position {
 }
 
 /// What came of a transfer that must not wait.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code))] // elsewhere nothing can be asked for that
 pub(crate) enum Now {
     Bytes(usize),
     /// It would have to wait.
@@ -116,6 +117,7 @@ pub(crate) struct Abilities {
 
 /// How a file is opened, as the system call takes it.
 #[derive(Clone, Copy)]
+#[cfg_attr(windows, allow(dead_code))] // no permissions there
 pub(crate) struct Opening {
     pub flags: u32,
     pub mode: u32,

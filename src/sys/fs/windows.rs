@@ -60,6 +60,7 @@ pub(crate) fn is_cached(_: &File, _: u64) -> Now {
 }
 
 /// The first piece behind `done` bytes.
+#[allow(clippy::mut_from_ref)] // what is borrowed is the right to it
 fn first(memory: &Memory, done: usize) -> Option<&mut [u8]> {
     let mut pieces = [Piece::NONE; super::PIECES_MAX];
     if memory.rest(done, &mut pieces) == 0 {
@@ -164,11 +165,11 @@ pub(crate) fn space(_: &Path) -> io::Result<Space> {
 }
 
 /// An open folder, whose names are read one after the other.
-pub(crate) struct Folder(ReadDir);
+pub(crate) struct Folder(Box<ReadDir>);
 
 impl Folder {
     pub fn open(path: &Path) -> io::Result<Folder> {
-        std::fs::read_dir(path).map(Folder)
+        Ok(Folder(Box::new(std::fs::read_dir(path)?)))
     }
 
     /// The next name, in no particular order; `None` at the end. Not "." and "..".
@@ -182,6 +183,7 @@ impl Folder {
     }
 }
 
+#[cfg_attr(not(feature = "capi"), allow(dead_code))]
 pub(crate) fn type_of(found: std::fs::FileType) -> FileType {
     if found.is_symlink() {
         FileType::Link
@@ -193,6 +195,7 @@ pub(crate) fn type_of(found: std::fs::FileType) -> FileType {
 }
 
 /// A path as bytes (UTF-8, or for what has none, WTF-8), and back.
+#[cfg_attr(not(feature = "capi"), allow(dead_code))]
 pub(crate) fn path_of_bytes(bytes: &[u8]) -> io::Result<PathBuf> {
     match std::str::from_utf8(bytes) {
         Ok(text) => Ok(text.into()),
