@@ -124,6 +124,78 @@ def timers_fire_in_order_and_never_early():
     expect("most of its time left" in done.stdout.decode(), lines)
 
 
+# ---- copy_tree --------------------------------------------------------------------------------------------------------
+
+
+def tree_of(folder):
+    """Every path in it, with what it holds."""
+    found = {}
+    for path, folders, files in os.walk(folder):
+        for name in folders + files:
+            whole = os.path.join(path, name)
+            inside = os.path.relpath(whole, folder)
+            if os.path.islink(whole):
+                found[inside] = ("link", os.readlink(whole))
+            elif os.path.isdir(whole):
+                found[inside] = ("folder", os.stat(whole).st_mode)
+            else:
+                with open(whole, "rb") as file:
+                    found[inside] = (file.read(), os.stat(whole).st_mode)
+    return found
+
+
+def make_tree(root):
+    for number in range(700):  # more than one batch
+        write_file(root, f"from/many/{number}", pattern(number, number))
+    write_file(root, "from/deep/in/it/large", pattern(3_000_000))
+    os.chmod(os.path.join(root, "from/deep/in/it/large"), 0o600)
+    os.makedirs(os.path.join(root, "from/empty"))
+    os.symlink("many/3", os.path.join(root, "from/link"))
+    os.symlink("nowhere", os.path.join(root, "from/dangling"))
+
+
+@test
+def copy_tree_copies_all_that_is_in_a_folder():
+    with temporary_folder() as root:
+        make_tree(root)
+        done = run_program("copy_tree", os.path.join(root, "from"), os.path.join(root, "to"))
+        expect_equal(done.returncode, 0, done.stderr)
+        expect_equal(tree_of(os.path.join(root, "to")), tree_of(os.path.join(root, "from")))
+        expect(b"701 files" in done.stdout and b"2 links" in done.stdout, done.stdout)
+        done = run_program("copy_tree", os.path.join(root, "from"), os.path.join(root, "to"))
+        expect_equal(done.returncode, 1)
+        done = run_program("copy_tree", os.path.join(root, "from"), os.path.join(root, "from/many/copy"))
+        expect_equal(done.returncode, 0, done.stderr)
+        expect(not os.path.exists(os.path.join(root, "from/many/copy/many/copy")))
+
+
+@test
+def copy_tree_names_what_it_leaves_out():
+    with temporary_folder() as root:
+        write_file(root, "from/file", b"x")
+        os.mkfifo(os.path.join(root, "from/fifo"))
+        done = run_program("copy_tree", os.path.join(root, "from"), os.path.join(root, "to"))
+        expect_equal(done.returncode, 1)
+        expect(b"from/fifo: neither" in done.stderr, done.stderr)
+        expect_equal(os.listdir(os.path.join(root, "to")), ["file"])
+        done = run_program("copy_tree", os.path.join(root, "none"), os.path.join(root, "to2"))
+        expect_equal(done.returncode, 1)
+        expect(b"no such file" in done.stderr, done.stderr)
+
+
+@test
+def copy_tree_leaves_no_half_copied_file_when_it_is_stopped():
+    with temporary_folder() as root:
+        write_file(root, "from/endless", b"")
+        os.truncate(os.path.join(root, "from/endless"), 1 << 34)  # sparse
+        part = os.path.join(root, "to/endless")
+        with Program("copy_tree", os.path.join(root, "from"), os.path.join(root, "to")) as program:
+            wait_until(lambda: os.path.exists(part) and os.path.getsize(part) > 0, "the copy has begun")
+            program.signal(signal.SIGINT)
+            expect_equal(program.wait(), 1, program.output("err"))
+        expect(not os.path.exists(part))
+
+
 # ---- post -------------------------------------------------------------------------------------------------------------
 
 

@@ -103,6 +103,7 @@ def valgrind_finds_nothing_in_the_smaller_examples():
         write_file(root, "big", pattern(300_000))
         with HttpServer(root) as server:
             expect_clean(run_program("timers", valgrind=True))
+            expect_clean(run_program("copy_tree", root, os.path.join(root, "copy"), valgrind=True))
             expect_clean(run_program("post", valgrind=True, seconds=200))
             expect_clean(run_program("work", os.path.join(root, "big"), valgrind=True))
             expect_clean(run_program("foreign_fd", "127.0.0.1", server.port, "/big", "/", "/none", valgrind=True))
