@@ -570,9 +570,10 @@ typedef struct kolo_loop_options {
     /** sizeof(kolo_loop_options), set by KOLO_LOOP_OPTIONS_INIT. */
     size_t size;
     /**
-     * The driver by name, such as "poller" (the system's own interface: epoll, kqueue...) or
-     * "polling" (the portable one). NULL: what the environment variable KOLO_DRIVER says, or else
-     * the best there is. Read during the call.
+     * The driver by name, such as "poller" (the system's own interface: epoll, kqueue...),
+     * "polling" (the portable one) or "uring" (io_uring, Linux 6.12 and later where nothing
+     * forbids it: fewer system calls, which pays with many connections). NULL: what the
+     * environment variable KOLO_DRIVER says, or else the best there is. Read during the call.
      */
     const char *driver;
     /**
@@ -718,7 +719,9 @@ int kolo_loop_detach_thread(kolo_loop *loop);
  * The calling thread takes a loop that belongs to none. What the former thread did before
  * kolo_loop_detach_thread is visible to it.
  *
- * Errors: KOLO_EBUSY if the loop belongs to a thread, also if that is the calling one.
+ * Errors: KOLO_EBUSY if the loop belongs to a thread, also if that is the calling one; with the
+ * driver "uring" the system's when descriptors are short, such as KOLO_EMFILE: then the loop
+ * still belongs to nobody.
  */
 int kolo_loop_attach_thread(kolo_loop *loop);
 
@@ -729,7 +732,7 @@ int kolo_loop_set_user(kolo_loop *loop, void *user);
 int kolo_loop_user(kolo_loop *loop, void **out);
 
 /**
- * The name of the loop's driver: "poller", "polling". NULL for NULL and for what is not a loop.
+ * The name of the loop's driver: "poller", "polling", "uring". NULL for NULL and for what is not a loop.
  * The text is static. Any thread.
  */
 const char *kolo_loop_driver_name(kolo_loop *loop);
@@ -2036,8 +2039,10 @@ int kolo_tcp_adopt(kolo_loop *loop,
  * Hands the socket out: from now on it is the caller's to close. The handle closes, and its
  * on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
  *
- * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
- * is being made.
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, while the connection is
+ * being made, and while bytes have been received that on_data has still to hear of, which cannot
+ * be put back into the socket: try again in the next on_data. (Only the driver "uring" receives
+ * ahead, and not before the first on_data has returned.)
  */
 int kolo_tcp_release(kolo_loop *loop, kolo_tcp tcp, kolo_socket *out);
 

@@ -16,7 +16,9 @@ pub struct LoopOptions {
     /// The driver by name; `None`: the environment's `KOLO_DRIVER`, or else the best there is.
     ///
     /// `"poller"` is the system's own readiness interface; `"polling"` the portable one, through
-    /// the `polling` crate, which is the same where the system has nothing faster.
+    /// the `polling` crate, which is the same where the system has nothing faster; `"uring"` is
+    /// io_uring (Linux 6.12 and later, where nothing forbids it): fewer system calls, which pays
+    /// with many connections.
     pub driver: Option<String>,
     /// Events handed out in one turn, at most. Timers, posted functions and closing callbacks
     /// have their turn after so many. More than 65,536 are taken as that.

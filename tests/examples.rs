@@ -12,7 +12,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use common::{assert_pattern, pattern, TimeLimit, DRIVERS};
+use common::{assert_pattern, drivers, pattern, TimeLimit};
 use socket2::{Domain, Socket, Type};
 
 /// Below the limit of a test, so that a server which does not answer is a failure that ends its process, too.
@@ -98,7 +98,7 @@ fn example_path(name: &str) -> PathBuf {
 /// Runs the test with the example on each driver, under a time limit.
 #[track_caller]
 fn each_driver(example: &str, options: &[&str], test: impl Fn(Server)) {
-    for driver in DRIVERS {
+    for driver in drivers() {
         let _limit = TimeLimit::start(format!("{example} with the driver {driver:?}"));
         eprintln!("{example} with the driver {driver:?}");
         test(Server::start(example, driver, options));

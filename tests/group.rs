@@ -29,7 +29,7 @@ fn loopback() -> SocketAddr {
 /// Each way in which a group listens, on each driver.
 #[track_caller]
 fn each_way(test: impl Fn(&dyn Fn() -> GroupOptions)) {
-    for driver in DRIVERS {
+    for driver in drivers() {
         for share_socket in [false, true] {
             let _limit = TimeLimit::start(format!("{driver}, share_socket {share_socket}"));
             test(&|| GroupOptions {

@@ -251,3 +251,15 @@ fn poller() {
 fn polling() {
     test("polling");
 }
+
+#[test]
+fn uring() {
+    let options = kolo::LoopOptions {
+        driver: Some("uring".to_owned()),
+        ..Default::default()
+    };
+    // Not everywhere.
+    if kolo::Loop::with_options(options).is_ok() {
+        test("uring");
+    }
+}

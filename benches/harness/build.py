@@ -21,9 +21,11 @@ class Peer:
     source: str  # as in the programs' names
     package: str  # the pkg-config name, "" where there is none
     libraries: tuple = ()
+    driver: str = ""  # kolo's, where it is not the loop's own choice
 
 
-KOLO = Peer("kolo", "kolo", "kolo")
+KOLO = Peer("kolo", "kolo", "kolo", driver="poller")
+KOLO_URING = Peer("kolo (uring)", "kolo", "kolo", driver="uring")
 LIBUV = Peer("libuv", "libuv", "libuv")
 LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
 LIBEV = Peer("libev", "libev", "", ("-lev",))
@@ -31,7 +33,7 @@ LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
 EPOLL = Peer("epoll, no library", "epoll", "")
 PREAD = Peer("pread, no library", "posix", "")
 POSIX = Peer("posix_spawn, no library", "posix", "")
-PEERS = [KOLO, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
+PEERS = [KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
 
 SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn", "files": "{}_files"}
 NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
@@ -51,7 +53,9 @@ class Build:
         self.folder = ROOT / "build" / "bench"
         self.check_tools()
         self.prefix = find_kolo(without_kolo)
-        self.peers = [peer for peer in PEERS if peer is not KOLO or self.prefix]
+        self.peers = [peer for peer in PEERS if peer.source != KOLO.source or self.prefix]
+        if KOLO_URING in self.peers and not has_driver(self.prefix, KOLO_URING.driver):
+            self.peers.remove(KOLO_URING)
 
     def program(self, name):
         return self.folder / name
@@ -84,7 +88,7 @@ class Build:
         flags = list(peer.libraries)
         if peer.package:
             flags += self.pkg_config("--cflags", "--libs", peer.package)
-        if peer is KOLO:
+        if peer.source == KOLO.source:
             flags.append(f"-Wl,-rpath,{self.prefix / 'lib'}")
         return flags
 
@@ -92,8 +96,8 @@ class Build:
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = [("load", BENCHES / "load.c", []), ("udp_load", BENCHES / "datagrams" / "load.c", [])]
         for peer in [*self.peers, POSIX]:
-            if peer is LIBUV_AGAIN:
-                continue  # the control is the same file, run once more
+            if peer in (LIBUV_AGAIN, KOLO_URING):
+                continue  # the same file, run once more
             flags = self.library_flags(peer)
             for suite, naming in SUITES.items():
                 name = naming.format(peer.source)
@@ -110,7 +114,7 @@ class Build:
     def versions(self):
         found = {}
         for peer in self.peers:
-            if peer.package and peer is not LIBUV_AGAIN:
+            if peer.package and peer not in (LIBUV_AGAIN, KOLO_URING):
                 found[peer.label] = self.pkg_config("--modversion", peer.package)[0]
         macros = "#include <ev.h>\n@ EV_VERSION_MAJOR EV_VERSION_MINOR\n"
         text = run([*self.compiler, "-E", "-P", "-x", "c", "-"], input=macros)
@@ -122,6 +126,12 @@ class Build:
         copy = self.folder / "libkolo.stripped.so"
         run(["strip", "--strip-unneeded", "-o", copy, (self.prefix / "lib" / "libkolo.so").resolve()])
         return copy.stat().st_size
+
+
+def has_driver(prefix, name):
+    """Whether this system lets kolo have the driver."""
+    program = f"import ctypes; exit(ctypes.CDLL({str(prefix / 'lib' / 'libkolo.so')!r}).kolo_loop_new(None, ctypes.byref(ctypes.c_void_p())) != 0)"
+    return subprocess.run(["python3", "-c", program], env={**os.environ, "KOLO_DRIVER": name}, check=False).returncode == 0
 
 
 def find_kolo(without_kolo):

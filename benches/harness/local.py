@@ -1,6 +1,6 @@
 """The scenarios without a network: timers, wakes and posts, the price of a turn. Their programs measure themselves."""
 
-from .build import EPOLL, KOLO, LIBUV, LIBUV_AGAIN, POSIX, PREAD
+from .build import EPOLL, KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, POSIX, PREAD
 from .programs import run_to_end
 
 # rows as the programs name them, and as they are printed
@@ -54,9 +54,9 @@ def interleaved(context, peers, rounds, measure):
 def measure_timers(context):
     count = 20000 if context.quick else 1000000
     rounds = context.rounds or (1 if context.quick else 7)
-    peers = [peer for peer in context.peers if peer is not EPOLL]
+    peers = [peer for peer in context.peers if peer not in (EPOLL, KOLO_URING)]  # no driver has a part in timers
     values = interleaved(
-        context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_timers", count)
+        context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "timers", count)
     )
     return {"count": count, "values": values}
 
@@ -67,7 +67,7 @@ def measure_wakes(context):
     machine = context.machine
 
     def run(peer, scenario, count, cpus=None):
-        return run_to_end(machine, context.build, f"{peer.source}_wakes", scenario, count // scale, cpus=cpus)
+        return run_to_end(machine, context.build, peer, "wakes", scenario, count // scale, cpus=cpus)
 
     def measure(peer):
         values = run(peer, "coalesced", 2000000)
@@ -85,7 +85,7 @@ def measure_waits(context):
     turns = 20000 if context.quick else 500000
     rounds = context.rounds or (1 if context.quick else 9)
     values = interleaved(
-        context, context.peers, rounds, lambda peer: run_to_end(context.machine, context.build, f"{peer.source}_waits", turns)
+        context, context.peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "waits", turns)
     )
     return {"values": values}
 
@@ -97,7 +97,7 @@ def measure_spawn(context, mebibytes, count):
     peers = [peer for peer in context.peers if peer in (KOLO, LIBUV, LIBUV_AGAIN)] + [POSIX]
 
     def measure(peer):
-        values = run_to_end(context.machine, context.build, f"{peer.source}_spawn", count, mebibytes)
+        values = run_to_end(context.machine, context.build, peer, "spawn", count, mebibytes)
         return {row: values[row] for row in SPAWN}
 
     return {"values": interleaved(context, peers, rounds, measure)}
@@ -112,7 +112,7 @@ def measure_files(context):
 
     def measure(peer):
         def run(cpus=None):
-            return run_to_end(machine, context.build, f"{peer.source}_files", count, cpus=cpus)
+            return run_to_end(machine, context.build, peer, "files", count, cpus=cpus)
 
         values = run()
         if len(machine.all_cpus) > 1:

@@ -16,7 +16,7 @@ EXIT_SECONDS = 120
 class Program:
     """A running program, spoken to by lines. Leaving the `with` block ends it, and its exit status must be 0."""
 
-    def __init__(self, machine, command, cpus=None):
+    def __init__(self, machine, command, cpus=None, driver=""):
         self.name = " ".join([os.path.basename(command[0]), *command[1:]])
         self.errors = tempfile.TemporaryFile("w+")
         self.process = subprocess.Popen(
@@ -25,6 +25,7 @@ class Program:
             stdout=subprocess.PIPE,
             stderr=self.errors,
             preexec_fn=machine.place(cpus or {machine.bench_cpu}),
+            env={**os.environ, "KOLO_DRIVER": driver} if driver else None,
         )
         self.pending = b""
 
@@ -92,7 +93,7 @@ class Program:
 
 class Server(Program):
     def __init__(self, machine, build, peer, flags=()):
-        super().__init__(machine, [str(build.program(f"{peer.source}_echo")), *flags])
+        super().__init__(machine, [str(build.program(f"{peer.source}_echo")), *flags], driver=peer.driver)
         self.driver = None
         self.port = None
         try:
@@ -102,6 +103,8 @@ class Server(Program):
                     self.port = value
                 elif word == "driver":
                     self.driver = value
+            if peer.driver and self.driver != peer.driver:
+                self.fail(f"has the driver {self.driver}, not {peer.driver}")
         except BenchError:
             self.kill()
             raise
@@ -132,9 +135,10 @@ class Load(Program):
         return int(answer[1]), int(answer[2]) / 1e9
 
 
-def run_to_end(machine, build, name, *arguments, cpus=None):
+def run_to_end(machine, build, peer, suite, *arguments, cpus=None):
     """A program that measures itself: its "NAME VALUE" lines as a dictionary."""
-    with Program(machine, [str(build.program(name)), *map(str, arguments)], cpus) as program:
+    name = f"{peer.source}_{suite}"
+    with Program(machine, [str(build.program(name)), *map(str, arguments)], cpus, peer.driver) as program:
         lines = program.end()
     values = {}
     for line in lines:

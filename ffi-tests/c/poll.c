@@ -199,7 +199,7 @@ TEST(stopping_a_neighbour_that_is_ready) { silence_a_neighbour(loop, false); }
 
 static bool tells_disconnect(kolo_loop *loop) {
     /* Only a hint with the portable driver, which may ask a system call that has no such thing. */
-    return strcmp(kolo_loop_driver_name(loop), "poller") == 0;
+    return strcmp(kolo_loop_driver_name(loop), "polling") != 0;
 }
 
 TEST(disconnect_is_told_without_reading) {

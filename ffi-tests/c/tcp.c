@@ -86,6 +86,30 @@ TEST(connects_over_ipv4) {
     connection_close(loop, &me);
 }
 
+static void *talk_there(void *argument) {
+    connection *me = argument;
+    CHECK_OK(kolo_loop_attach_thread(me->client.loop));
+    /* What came while the loop was nobody's, and then more. */
+    RUN_UNTIL(me->client.loop, me->client.received == 5 + 9);
+    talk(me->client.loop, me);
+    CHECK_OK(kolo_loop_detach_thread(me->client.loop));
+    return NULL;
+}
+
+TEST(connections_move_with_their_loop_to_another_thread) {
+    connection me;
+    kolo_address any = loopback_v4(0);
+    connect_to(loop, &me, &any, NULL);
+    talk(loop, &me);
+    CHECK_OK(kolo_loop_detach_thread(loop));
+    raw_write_all(me.socket, "meanwhile", 9);
+    on_another_thread(talk_there, &me);
+    CHECK_OK(kolo_loop_attach_thread(loop));
+    talk(loop, &me);
+    CHECK_INT(me.client.received, 5 + 9 + 5 + 5);
+    connection_close(loop, &me);
+}
+
 TEST(connects_over_ipv6) {
     connection me;
     kolo_address any = loopback_v6(0);

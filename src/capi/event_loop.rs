@@ -58,9 +58,10 @@ pub type kolo_slow_cb = Option<
 pub struct kolo_loop_options {
     /// sizeof(kolo_loop_options), set by KOLO_LOOP_OPTIONS_INIT.
     pub size: usize,
-    /// The driver by name, such as "poller" (the system's own interface: epoll, kqueue...) or
-    /// "polling" (the portable one). NULL: what the environment variable KOLO_DRIVER says, or else
-    /// the best there is. Read during the call.
+    /// The driver by name, such as "poller" (the system's own interface: epoll, kqueue...),
+    /// "polling" (the portable one) or "uring" (io_uring, Linux 6.12 and later where nothing
+    /// forbids it: fewer system calls, which pays with many connections). NULL: what the
+    /// environment variable KOLO_DRIVER says, or else the best there is. Read during the call.
     pub driver: *const c_char,
     /// Events handed out in one turn, at most: after so many, timers and closing handles have
     /// their turn. Default 1024.
@@ -324,6 +325,7 @@ pub unsafe extern "C" fn kolo_loop_fork(r#loop: *mut kolo_loop) -> c_int {
 pub unsafe extern "C" fn kolo_loop_detach_thread(r#loop: *mut kolo_loop) -> c_int {
     with_loop(r#loop, |lp| {
         lp.check_idle()?;
+        lp.inner.detach()?;
         registry::detach(r#loop);
         Ok(())
     })
@@ -332,10 +334,19 @@ pub unsafe extern "C" fn kolo_loop_detach_thread(r#loop: *mut kolo_loop) -> c_in
 /// The calling thread takes a loop that belongs to none. What the former thread did before
 /// kolo_loop_detach_thread is visible to it.
 ///
-/// Errors: KOLO_EBUSY if the loop belongs to a thread, also if that is the calling one.
+/// Errors: KOLO_EBUSY if the loop belongs to a thread, also if that is the calling one; with the
+/// driver "uring" the system's when descriptors are short, such as KOLO_EMFILE: then the loop
+/// still belongs to nobody.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_attach_thread(r#loop: *mut kolo_loop) -> c_int {
-    guard(|| registry::attach(r#loop))
+    guard(|| {
+        registry::attach(r#loop)?;
+        let attached = checked(r#loop)?.inner.attach();
+        if attached.is_err() {
+            registry::detach(r#loop);
+        }
+        attached
+    })
 }
 
 /// Keeps a pointer with the loop, for the program's own use. NULL at first.
@@ -357,7 +368,7 @@ pub unsafe extern "C" fn kolo_loop_user(r#loop: *mut kolo_loop, out: *mut *mut c
     })
 }
 
-/// The name of the loop's driver: "poller", "polling". NULL for NULL and for what is not a loop.
+/// The name of the loop's driver: "poller", "polling", "uring". NULL for NULL and for what is not a loop.
 /// The text is static. Any thread.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_driver_name(r#loop: *mut kolo_loop) -> *const c_char {

@@ -226,8 +226,10 @@ pub unsafe extern "C" fn kolo_tcp_adopt(
 /// Hands the socket out: from now on it is the caller's to close. The handle closes, and its
 /// on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
 ///
-/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
-/// is being made.
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, while the connection is
+/// being made, and while bytes have been received that on_data has still to hear of, which cannot
+/// be put back into the socket: try again in the next on_data. (Only the driver "uring" receives
+/// ahead, and not before the first on_data has returned.)
 #[no_mangle]
 pub unsafe extern "C" fn kolo_tcp_release(
     r#loop: *mut kolo_loop,

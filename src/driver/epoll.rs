@@ -29,6 +29,8 @@ pub(crate) struct Epoll {
     events: Vec<libc::epoll_event>,
     collected: usize,
     wake: Arc<EventFd>,
+    /// Somebody else watches the wake-up descriptor, and this epoll set.
+    is_beneath: bool,
     /// The process that made the epoll set: in a forked child it is the parent's, and changing
     /// it would change it there.
     fork_generation: u32,
@@ -43,9 +45,7 @@ struct EventFd {
 
 impl EventFd {
     fn open(&self) -> Result<()> {
-        // SAFETY: eventfd takes two numbers and gives a new descriptor or -1.
-        let raw = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
-        let owned = own(raw)?;
+        let owned = event_descriptor()?;
         self.raw.store(owned.as_raw_fd(), Ordering::Release);
         *self
             .owned
@@ -73,6 +73,12 @@ fn own(raw: Descriptor) -> Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
+/// A new event descriptor (eventfd(2)).
+pub(super) fn event_descriptor() -> Result<OwnedFd> {
+    // SAFETY: eventfd takes two numbers and gives a new descriptor or -1.
+    own(unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) })
+}
+
 fn new_epoll() -> Result<OwnedFd> {
     // SAFETY: epoll_create1 takes a number and gives a new descriptor or -1.
     own(unsafe { libc::epoll_create1(libc::EPOLL_CLOEXEC) })
@@ -80,21 +86,38 @@ fn new_epoll() -> Result<OwnedFd> {
 
 impl Epoll {
     pub fn new(events: usize) -> Result<Epoll> {
+        let mut epoll = Epoll::beneath(events)?;
+        epoll.is_beneath = false;
+        epoll.watch_wake()?;
+        Ok(epoll)
+    }
+
+    /// For a driver that watches the epoll set and the wake-up descriptor itself.
+    pub fn beneath(events: usize) -> Result<Epoll> {
         let wake = EventFd {
             owned: Mutex::new(None),
             raw: AtomicI32::new(-1),
         };
         wake.open()?;
         let empty = libc::epoll_event { events: 0, u64: 0 };
-        let mut epoll = Epoll {
+        Ok(Epoll {
             descriptor: new_epoll()?,
             events: vec![empty; events.max(1)],
             collected: 0,
             wake: Arc::new(wake),
+            is_beneath: true,
             fork_generation: sys::fork::generation(),
-        };
-        epoll.watch_wake()?;
-        Ok(epoll)
+        })
+    }
+
+    #[cfg(kolo_uring)]
+    pub fn descriptor(&self) -> Descriptor {
+        self.descriptor.as_raw_fd()
+    }
+
+    #[cfg(kolo_uring)]
+    pub fn wake_descriptor(&self) -> Descriptor {
+        self.wake.raw()
     }
 
     fn watch_wake(&mut self) -> Result<()> {
@@ -286,6 +309,9 @@ impl Selector for Epoll {
         self.fork_generation = sys::fork::generation();
         self.wake.open()?;
         self.collected = 0;
+        if self.is_beneath {
+            return Ok(());
+        }
         self.watch_wake()
     }
 }

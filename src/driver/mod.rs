@@ -16,7 +16,10 @@
 //!    with one completion.
 //! 4. `send` takes what it can at once, and keeps no hold on the caller's memory. When it took
 //!    less than it was given, a [`Completion::Sent`] follows, after which the caller sends again
-//!    what is left.
+//!    what is left. `send_copied` may take all and hand it to the kernel with the next `wait` or
+//!    `rest`; what that does not take comes back with a [`Completion::Unsent`] before anything
+//!    else in that turn, or by [`Driver::take_unsent`], which is to be asked before a stream is
+//!    said to have sent everything. A [`Completion::Sent`] follows that too.
 //! 5. Received bytes stand in the driver's own memory ([`Received`]), which the caller gives
 //!    back with [`Driver::recycle`]; or, for a source that receives into its owner's memory, a
 //!    [`Completion::Readable`] asks for [`Driver::receive_into`].
@@ -41,6 +44,8 @@
 //! 10. `send_file` sends from a file what the socket takes at once, without bringing it into the
 //!     caller's memory. It may wait for a disk where the bytes are not in the kernel's memory: the
 //!     caller has looked. After [`FileSent::Full`] a [`Completion::Sent`] follows.
+//! 11. Inside of a turn, from `wait` on, what is asked for may reach the kernel with the next
+//!     `wait`; [`Driver::rest`] ends that, and outside of turns everything is done at once.
 
 #![cfg_attr(
     not(feature = "net"),
@@ -51,6 +56,8 @@
 pub(crate) mod epoll;
 pub(crate) mod polling;
 pub(crate) mod readiness;
+#[cfg(kolo_uring)]
+pub(crate) mod uring;
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
@@ -273,17 +280,30 @@ pub(crate) trait Sources {
 }
 
 /// Bytes that the driver received, in the driver's own memory.
-pub(crate) struct Received {
-    pub memory: Box<Buffer>,
-    pub length: usize,
+pub(crate) enum Received {
+    /// In what streams share.
+    Shared { memory: Box<Buffer>, length: usize },
+    /// In a buffer that the kernel chose.
+    #[cfg(kolo_uring)]
+    Ring(uring::Piece),
+    /// Kept while the stream did not receive.
+    #[cfg(kolo_uring)]
+    Kept(Vec<u8>),
 }
 
 /// What streams share for receiving.
 pub(crate) type Buffer = [u8; RECEIVE_BUFFER];
 
 impl Received {
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.memory[..self.length]
+        match self {
+            Received::Shared { memory, length } => &memory[..*length],
+            #[cfg(kolo_uring)]
+            Received::Ring(piece) => piece.bytes(),
+            #[cfg(kolo_uring)]
+            Received::Kept(bytes) => bytes,
+        }
     }
 }
 
@@ -308,6 +328,9 @@ pub(crate) enum Completion {
     ReceiveFailed(Id, Error),
     /// A send that took less than it was given may be continued, or has failed.
     Sent(Id, Result<()>),
+    /// The kernel did not take these bytes of what `send_copied` had taken.
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    Unsent(Id, Vec<u8>),
     /// A connect has ended.
     Connected(Id, Result<()>),
     /// A connection came.
@@ -340,12 +363,19 @@ pub(crate) trait Driver {
     fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion>;
     /// Whether completions are at hand, so that the next wait must not block.
     fn has_more(&self) -> bool;
+    /// No `wait` follows for now: all that was asked for reaches the kernel.
+    fn rest(&mut self) {}
 
     fn receive_start(&mut self, id: Id, source: &mut Source) -> Result<()>;
     fn receive_stop(&mut self, id: Id, source: &mut Source);
     /// Receives into the owner's memory, after a [`Completion::Readable`].
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto;
     fn recycle(&mut self, received: Received);
+    /// Whether bytes of the source, or its end, have come and are still to be handed out.
+    fn untold(&mut self, _id: Id) -> bool {
+        false
+    }
+
     /// Hands bytes back that nobody could be told of: they come again.
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
     fn give_back(&mut self, id: Id, received: Received);
@@ -380,6 +410,20 @@ pub(crate) trait Driver {
         slices: &[IoSlice<'_>],
         descriptors: &[OwnedDescriptor],
     ) -> Result<usize>;
+    /// As [`Driver::send`], but what it takes may be copied, and reach the kernel later.
+    fn send_copied(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+    ) -> Result<usize> {
+        self.send(id, source, slices)
+    }
+    /// Has everything reach the kernel that `send_copied` took; what it does not take. Then a
+    /// [`Completion::Sent`] follows, as after a send.
+    fn take_unsent(&mut self, _id: Id, _source: &mut Source) -> Result<Option<Vec<u8>>> {
+        Ok(None)
+    }
     /// `EAGAIN` from a Unix-domain socket: the backlog is full, and nothing is under way.
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()>;
     /// Accepts until stopped, at most `per_turn` connections a turn.
@@ -392,16 +436,26 @@ pub(crate) trait Driver {
 
     /// Ends all work on the source; its descriptor is closed if it is kolo's own.
     fn close(&mut self, id: Id, source: &mut Source);
-    /// Ends all work on the source and hands out what is behind it.
+    /// Ends all work on the source and hands out what is behind it. Not while it has something
+    /// [`Driver::untold`], which would be lost.
     fn release(&mut self, id: Id, source: &mut Source) -> Object;
 
     fn waker(&self) -> Arc<dyn Wake>;
     /// A descriptor that is readable when completions are at hand, for embedding.
-    fn backend_descriptor(&self) -> Option<Descriptor>;
+    fn backend_descriptor(&mut self) -> Result<Option<Descriptor>>;
     /// In the child of a fork: takes new kernel objects, forgets what the old ones reported.
     /// Each source must be registered again by [`Driver::restore`].
     fn forked(&mut self) -> Result<()>;
     fn restore(&mut self, id: Id, source: &mut Source) -> Result<()>;
+    /// The calling thread gives the loop up; another one, or the same, goes on after `attach`.
+    #[cfg(feature = "capi")]
+    fn detach(&mut self) -> Result<()> {
+        Ok(())
+    }
+    #[cfg(feature = "capi")]
+    fn attach(&mut self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The outcome of [`Driver::send_file`].
@@ -430,6 +484,8 @@ pub(crate) enum AnyDriver {
     #[cfg(target_os = "linux")]
     Epoll(readiness::Readiness<epoll::Epoll>),
     Portable(readiness::Readiness<polling::Portable>),
+    #[cfg(kolo_uring)]
+    Uring(Box<uring::Uring>),
 }
 
 /// The same call on whichever driver it is.
@@ -439,6 +495,8 @@ macro_rules! either {
             #[cfg(target_os = "linux")]
             AnyDriver::Epoll($driver) => $call,
             AnyDriver::Portable($driver) => $call,
+            #[cfg(kolo_uring)]
+            AnyDriver::Uring($driver) => $call,
         }
     };
 }
@@ -464,9 +522,21 @@ impl AnyDriver {
             #[cfg(not(target_os = "linux"))]
             "" | "poller" => portable("poller"),
             "polling" => portable("polling"),
+            #[cfg(kolo_uring)]
+            "uring" => match uring::Uring::new(events) {
+                Ok(uring) => Ok(AnyDriver::Uring(Box::new(uring))),
+                Err(error) if is_shortage(error.code()) => Err(error),
+                Err(_) => Err(Code::ENOTSUP.into()),
+            },
             _ => Err(Code::ENOTSUP.into()),
         }
     }
+}
+
+/// Errors that say nothing about what the system has.
+#[cfg(kolo_uring)]
+fn is_shortage(code: Code) -> bool {
+    matches!(code, Code::EMFILE | Code::ENFILE | Code::ENOMEM)
 }
 
 impl Driver for AnyDriver {
@@ -487,6 +557,10 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.has_more())
     }
 
+    fn rest(&mut self) {
+        either!(self, driver => driver.rest())
+    }
+
     fn receive_start(&mut self, id: Id, source: &mut Source) -> Result<()> {
         either!(self, driver => driver.receive_start(id, source))
     }
@@ -502,6 +576,24 @@ impl Driver for AnyDriver {
     #[inline]
     fn recycle(&mut self, received: Received) {
         either!(self, driver => driver.recycle(received))
+    }
+
+    fn untold(&mut self, id: Id) -> bool {
+        either!(self, driver => driver.untold(id))
+    }
+
+    #[inline]
+    fn send_copied(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+    ) -> Result<usize> {
+        either!(self, driver => driver.send_copied(id, source, slices))
+    }
+
+    fn take_unsent(&mut self, id: Id, source: &mut Source) -> Result<Option<Vec<u8>>> {
+        either!(self, driver => driver.take_unsent(id, source))
     }
 
     #[inline]
@@ -584,7 +676,7 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.waker())
     }
 
-    fn backend_descriptor(&self) -> Option<Descriptor> {
+    fn backend_descriptor(&mut self) -> Result<Option<Descriptor>> {
         either!(self, driver => driver.backend_descriptor())
     }
 
@@ -594,6 +686,16 @@ impl Driver for AnyDriver {
 
     fn restore(&mut self, id: Id, source: &mut Source) -> Result<()> {
         either!(self, driver => driver.restore(id, source))
+    }
+
+    #[cfg(feature = "capi")]
+    fn detach(&mut self) -> Result<()> {
+        either!(self, driver => driver.detach())
+    }
+
+    #[cfg(feature = "capi")]
+    fn attach(&mut self) -> Result<()> {
+        either!(self, driver => driver.attach())
     }
 }
 

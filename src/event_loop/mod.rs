@@ -224,7 +224,7 @@ impl Loop {
         if self.running.replace(true) {
             return Err(Code::EBUSY.into());
         }
-        let _running = Reset(&self.running);
+        let _running = Running(self);
         let mut alive = self.is_alive();
         if !alive {
             self.update_now();
@@ -274,7 +274,7 @@ impl Loop {
         self.clock_stale.set(false);
     }
 
-    /// The name of the driver: `"poller"`, or `"polling"` where that was asked for.
+    /// The name of the driver: `"poller"`, or `"polling"` or `"uring"` where that was asked for.
     pub fn driver_name(&self) -> &'static str {
         self.core.borrow().driver.name()
     }
@@ -302,7 +302,7 @@ impl Loop {
     pub fn backend_descriptor(&self) -> Result<crate::RawSocket> {
         self.core()?
             .driver
-            .backend_descriptor()
+            .backend_descriptor()?
             .ok_or(Code::ENOTSUP.into())
     }
 
@@ -336,6 +336,21 @@ impl Loop {
         #[cfg(feature = "watch")]
         crate::watch::forked(core)?;
         Ok(())
+    }
+
+    /// The calling thread gives the loop up.
+    #[cfg(feature = "capi")]
+    pub(crate) fn detach(&self) -> Result<()> {
+        self.core()?.driver.detach()
+    }
+
+    /// The calling thread has taken the loop.
+    #[cfg(feature = "capi")]
+    pub(crate) fn attach(&self) -> Result<()> {
+        if self.fork_generation.get() != sys::fork::generation() {
+            return Ok(()); // `forked` is still to come
+        }
+        self.core.borrow_mut().driver.attach()
     }
 
     // What follows is for the handles' files.
@@ -408,12 +423,15 @@ impl Loop {
     }
 }
 
-/// Sets a flag back when it goes out of scope, also when that is by a panic.
-struct Reset<'a>(&'a Cell<bool>);
+/// While the loop runs. When that ends, also by a panic, everything that was asked for reaches the kernel.
+struct Running<'a>(&'a Loop);
 
-impl Drop for Reset<'_> {
+impl Drop for Running<'_> {
     fn drop(&mut self) {
-        self.0.set(false);
+        self.0.running.set(false);
+        if let Ok(mut core) = self.0.core.try_borrow_mut() {
+            core.driver.rest();
+        }
     }
 }
 

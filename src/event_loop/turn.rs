@@ -168,6 +168,7 @@ impl Loop {
                 Completion::Ended(id) => self.stream_ended(id),
                 Completion::ReceiveFailed(id, error) => self.receive_failed(id, error),
                 Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
+                Completion::Unsent(id, rest) => self.stream_unsent(id, rest),
                 #[cfg(feature = "net")]
                 Completion::Connected(id, outcome) => self.connected(id, outcome),
                 #[cfg(not(feature = "net"))]

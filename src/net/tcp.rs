@@ -411,7 +411,9 @@ impl TcpStream {
     /// Hands the socket out and closes the handle, whose `on_close` comes as ever. The socket
     /// does not block; bytes that were not read yet are still in it.
     ///
-    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
+    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made, and while bytes have been
+    /// received that `on_data` has still to hear of, which cannot be put back into the socket (only the driver
+    /// `"uring"` receives ahead, and not before the first `on_data` has returned): try again in the next `on_data`.
     /// [`Code::EBADF`] for a closed stream.
     pub fn release(self, lp: &Loop) -> Result<Socket> {
         let object = self.0.release_object(lp, Kind::Tcp)?;

@@ -1,6 +1,6 @@
 //! What happens to streams: completions, timeouts, and what is told of them.
 
-use super::sending::{defer, drain, fail};
+use super::sending::{defer, drain, fail, take_back};
 use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
 use crate::driver::{Driver, ReceiveInto, Received, State, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
@@ -125,6 +125,11 @@ impl Loop {
             }
         }
         self.stream_events(id);
+    }
+
+    /// The kernel did not take all of what had been sent.
+    pub(crate) fn stream_unsent(&self, id: Id, rest: Vec<u8>) {
+        take_back(&mut self.core.borrow_mut(), id, rest);
     }
 
     pub(crate) fn stream_connected(&self, id: Id, outcome: Result<()>) {

@@ -358,9 +358,9 @@ impl Stream {
 
     /// Hands out what carries the stream and closes the handle.
     ///
-    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
-    /// [`Code::ENOTCONN`] when nothing carries it any more, [`Code::EBADF`] for a closed stream and
-    /// for one of another kind.
+    /// Errors: [`Code::EBUSY`] while writes are queued, the connection is being made, or bytes have
+    /// been received that are still to be told; [`Code::ENOTCONN`] when nothing carries it any more;
+    /// [`Code::EBADF`] for a closed stream and for one of another kind.
     pub(crate) fn release_object(self, lp: &Loop, kind: Kind) -> Result<Object> {
         {
             let mut core = lp.core()?;
@@ -373,6 +373,9 @@ impl Stream {
             }
             if matches!(stream.source.object, Object::None) {
                 return Err(Code::ENOTCONN.into()); // its shutdown has closed it
+            }
+            if sending::is_underway(&mut core, self.0) {
+                return Err(Code::EBUSY.into());
             }
         }
         self.take_object(lp, kind)

@@ -157,11 +157,11 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
         &[]
     };
     let outcome = match (before.is_empty(), data.is_empty()) {
-        (true, _) => driver.send(id, &mut stream.source, &[IoSlice::new(data)]),
-        (_, true) => driver.send(id, &mut stream.source, &[IoSlice::new(before)]),
+        (true, _) => driver.send_copied(id, &mut stream.source, &[IoSlice::new(data)]),
+        (_, true) => driver.send_copied(id, &mut stream.source, &[IoSlice::new(before)]),
         _ => {
             let both = [IoSlice::new(before), IoSlice::new(data)];
-            driver.send(id, &mut stream.source, &both)
+            driver.send_copied(id, &mut stream.source, &both)
         }
     };
     match outcome {
@@ -255,7 +255,19 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     let mut tells = stream.status.contains(Status::SEND_ON);
     let whole = !stream.status.contains(Status::FAILED);
     let empty = !stream.must_queue() && !gathered;
-    if whole && empty && stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING {
+    let mut ends = whole && empty;
+    ends &= stream.status & (Status::SHUTTING | Status::SHUT) == Status::SHUTTING;
+    if ends {
+        match core.driver.take_unsent(id, &mut stream.source) {
+            Ok(None) => {}
+            Ok(Some(rest)) => {
+                stream.take_back(rest);
+                ends = false;
+            }
+            Err(error) => return fail(core, id, error),
+        }
+    }
+    if ends {
         stream.status.insert(Status::SHUT);
         // A stream that is finishing is closed right after, which ends it as well. Not if its socket
         // is released before: who asked for the half-close itself has it then.
@@ -291,6 +303,33 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     }
     refresh_active(core, id);
     events::arm_timeouts(core, id);
+}
+
+/// What was sent was not taken after all, and is queued again.
+pub(super) fn take_back(core: &mut Core, id: Id, rest: Vec<u8>) {
+    if let Ok(stream) = state(&mut core.handles, id) {
+        stream.take_back(rest);
+        settle(core, id);
+    }
+}
+
+/// Whether bytes of the stream are with the driver: some that the kernel has not taken, which are queued again then,
+/// or some that came and were not told yet. Not of one that is broken.
+pub(super) fn is_underway(core: &mut Core, id: Id) -> bool {
+    let Ok(stream) = state(&mut core.handles, id) else {
+        return false;
+    };
+    match core.driver.take_unsent(id, &mut stream.source) {
+        Ok(None) => !stream.status.contains(Status::FAILED) && core.driver.untold(id),
+        Ok(Some(rest)) => {
+            take_back(core, id, rest);
+            true
+        }
+        Err(error) => {
+            fail(core, id, error);
+            false
+        }
+    }
 }
 
 /// Ends our side.

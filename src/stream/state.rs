@@ -129,6 +129,16 @@ impl StreamState {
         false
     }
 
+    /// What was sent was not taken after all: it comes before everything that is queued.
+    pub(super) fn take_back(&mut self, rest: Vec<u8>) {
+        let writes = self.writes();
+        if !writes.is_waiting() {
+            writes.last_progress = 0;
+        }
+        writes.push_front(rest);
+        writes.note_level();
+    }
+
     /// Whether a write must stand in line.
     pub(super) fn must_queue(&self) -> bool {
         self.is_connecting()

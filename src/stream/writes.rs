@@ -275,6 +275,13 @@ impl Writes {
         self.segments.push_back(Segment::Copied(bytes));
     }
 
+    /// Bytes that come before all others, of which nothing is sent yet.
+    pub fn push_front(&mut self, bytes: Vec<u8>) {
+        debug_assert_eq!(self.sent_of_first, 0);
+        self.queued += bytes.len();
+        self.segments.push_front(Segment::Copied(bytes));
+    }
+
     pub fn push_owned(&mut self, write: OwnedWrite) {
         self.queued += write.payloads.length();
         self.segments.push_back(Segment::Owned(write));

@@ -25,8 +25,22 @@ use kolo::{Code, Error, Loop, LoopOptions, Result, RunMode, Stream, StreamHandle
 #[allow(unused_imports)]
 pub use peers::*;
 
-/// The drivers of this system.
-pub const DRIVERS: [&str; 2] = ["poller", "polling"];
+/// The drivers of this system, as far as it lets them be used.
+pub fn drivers() -> impl Iterator<Item = &'static str> {
+    let all = ["poller", "polling", "uring"];
+    // Where io_uring is forbidden, or the kernel too old, nothing can be tested of it.
+    all.into_iter()
+        .filter(|name| *name != "uring" || has_uring())
+}
+
+/// Whether loops can have the driver over io_uring.
+pub fn has_uring() -> bool {
+    let options = LoopOptions {
+        driver: Some("uring".to_owned()),
+        ..LoopOptions::default()
+    };
+    Loop::with_options(options).is_ok()
+}
 
 /// What a test may take on one driver. A hang is a failure; a slow machine is not.
 const TEST_LIMIT: Duration = Duration::from_secs(180);
@@ -41,7 +55,7 @@ pub fn each_driver(test: impl Fn(Loop)) {
 #[track_caller]
 pub fn each_driver_with(options: impl Fn() -> LoopOptions, test: impl Fn(Loop)) {
     let place = Location::caller();
-    for driver in DRIVERS {
+    for driver in drivers() {
         let _limit = TimeLimit::start(format!("{place} with the driver {driver:?}"));
         let options = LoopOptions {
             driver: Some(driver.to_owned()),

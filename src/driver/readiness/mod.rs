@@ -13,7 +13,7 @@
 //! the socket says that it is empty.
 
 mod datagrams;
-mod work;
+pub(super) mod work;
 
 use std::collections::VecDeque;
 use std::io::IoSlice;
@@ -139,6 +139,11 @@ impl<S: Selector> Readiness<S> {
             accept_limits: Vec::new(),
             fork_generation: sys::fork::generation(),
         }
+    }
+
+    #[cfg(kolo_uring)]
+    pub fn selector(&self) -> &S {
+        &self.selector
     }
 
     fn accept_limit(&self, id: Id) -> u32 {
@@ -356,7 +361,9 @@ impl<S: Selector> Driver for Readiness<S> {
 
     #[inline]
     fn recycle(&mut self, received: Received) {
-        self.memory = Some(received.memory);
+        if let Received::Shared { memory, .. } = received {
+            self.memory = Some(memory);
+        }
     }
 
     fn give_back(&mut self, id: Id, received: Received) {
@@ -404,32 +411,12 @@ impl<S: Selector> Driver for Readiness<S> {
         offset: u64,
         length: usize,
     ) -> Result<crate::driver::FileSent> {
-        use crate::driver::FileSent;
-        #[cfg(unix)]
-        let outcome = match source.descriptor() {
-            Some(to) => sys::fs::send_file(sys::borrow(to), file, offset, length),
-            None => return Err(Code::ENOTCONN.into()),
-        };
-        #[cfg(not(unix))]
-        let outcome: std::io::Result<usize> = {
-            let _ = (file, offset, length);
-            Err(std::io::ErrorKind::Unsupported.into())
-        };
-        match outcome {
-            Ok(0) => Ok(FileSent::End),
-            Ok(bytes) => Ok(FileSent::Bytes(bytes)),
-            Err(error) if would_block(&error) => {
-                source.state.insert(State::SEND);
-                self.sync(id, source)?;
-                Ok(FileSent::Full)
-            }
-            Err(error) => match Error::from(error) {
-                error if matches!(error.code(), Code::EINVAL | Code::ENOSYS | Code::ENOTSUP) => {
-                    Ok(FileSent::Unable)
-                }
-                error => Err(error),
-            },
+        let sent = work::send_file(source, file, offset, length)?;
+        if matches!(sent, crate::driver::FileSent::Full) {
+            source.state.insert(State::SEND);
+            self.sync(id, source)?;
         }
+        Ok(sent)
     }
 
     fn send_datagrams(
@@ -518,8 +505,8 @@ impl<S: Selector> Driver for Readiness<S> {
         self.selector.waker()
     }
 
-    fn backend_descriptor(&self) -> Option<Descriptor> {
-        self.selector.backend_descriptor()
+    fn backend_descriptor(&mut self) -> Result<Option<Descriptor>> {
+        Ok(self.selector.backend_descriptor())
     }
 
     fn forked(&mut self) -> Result<()> {

@@ -111,7 +111,7 @@ impl<S: Selector> Readiness<S> {
         }
         let completion = self.receive_once(now.id, source);
         if let Some(Completion::Received(_, received)) = &completion {
-            now.bytes_left = now.bytes_left.saturating_sub(received.length);
+            now.bytes_left = now.bytes_left.saturating_sub(received.bytes().len());
         }
         completion
     }
@@ -124,7 +124,10 @@ impl<S: Selector> Readiness<S> {
         let outcome = read(source, &mut memory[..], &mut self.passed);
         if let Ok(length @ 1..RECEIVE_BUFFER) = outcome {
             source.state.remove(State::READABLE);
-            return Some(Completion::Received(id, Received { memory, length }));
+            return Some(Completion::Received(
+                id,
+                Received::Shared { memory, length },
+            ));
         }
         source.state.insert(State::READABLE);
         let completion = self.received(id, source, memory, outcome);
@@ -152,7 +155,10 @@ impl<S: Selector> Readiness<S> {
     ) -> Option<Completion> {
         let completion = match note_outcome(source, RECEIVE_BUFFER, outcome) {
             ReceiveInto::Bytes(length) => {
-                return Some(Completion::Received(id, Received { memory, length }));
+                return Some(Completion::Received(
+                    id,
+                    Received::Shared { memory, length },
+                ));
             }
             ReceiveInto::Nothing => None,
             ReceiveInto::Ended => Some(Completion::Ended(id)),
@@ -172,7 +178,7 @@ fn new_buffer() -> Box<Buffer> {
 
 /// One receive call.
 #[inline]
-pub(super) fn read(
+pub(in crate::driver) fn read(
     source: &mut Source,
     memory: &mut [u8],
     passed: &mut Passed,
@@ -232,6 +238,38 @@ pub(super) fn note_outcome(
     }
 }
 
+/// Sends from a file what the source takes at once.
+#[cfg(feature = "fs")]
+pub(in crate::driver) fn send_file(
+    source: &Source,
+    file: &std::fs::File,
+    offset: u64,
+    length: usize,
+) -> Result<crate::driver::FileSent> {
+    use crate::driver::FileSent;
+    #[cfg(unix)]
+    let outcome = match source.descriptor() {
+        Some(to) => sys::fs::send_file(sys::borrow(to), file, offset, length),
+        None => return Err(Code::ENOTCONN.into()),
+    };
+    #[cfg(not(unix))]
+    let outcome: std::io::Result<usize> = {
+        let _ = (source, file, offset, length);
+        Err(std::io::ErrorKind::Unsupported.into())
+    };
+    match outcome {
+        Ok(0) => Ok(FileSent::End),
+        Ok(bytes) => Ok(FileSent::Bytes(bytes)),
+        Err(error) if would_block(&error) => Ok(FileSent::Full),
+        Err(error) => match Error::from(error) {
+            error if matches!(error.code(), Code::EINVAL | Code::ENOSYS | Code::ENOTSUP) => {
+                Ok(FileSent::Unable)
+            }
+            error => Err(error),
+        },
+    }
+}
+
 fn foreign_ready(now: &mut Current, source: &Source) -> Option<Completion> {
     if now.ready.is_empty() && !now.error {
         return None;
@@ -250,7 +288,7 @@ fn foreign_ready(now: &mut Current, source: &Source) -> Option<Completion> {
 }
 
 /// The outcome of a connect whose socket became writable; `None` if it was a false alarm.
-fn connect_outcome(source: &Source) -> Option<Result<()>> {
+pub(in crate::driver) fn connect_outcome(source: &Source) -> Option<Result<()>> {
     let socket = match source.socket() {
         Ok(socket) => socket,
         Err(error) => return Some(Err(error)),
@@ -272,7 +310,7 @@ fn connect_outcome(source: &Source) -> Option<Result<()>> {
 
 /// Errors of `accept` that belong to one connection which is gone, not to the listener: the next
 /// may be tried at once (accept(2), "Error handling").
-fn is_of_one_connection(code: Code) -> bool {
+pub(in crate::driver) fn is_of_one_connection(code: Code) -> bool {
     use Code::*;
     matches!(
         code,
