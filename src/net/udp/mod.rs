@@ -8,7 +8,7 @@ mod queue;
 mod receiving;
 mod sending;
 mod state;
-#[cfg(test)]
+#[cfg(all(test, target_os = "linux"))]
 mod tests;
 mod transmitting;
 
