@@ -11,6 +11,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixStream;
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
 
 use common::*;
 use kolo::{
@@ -704,16 +706,17 @@ fn a_cluster_shares_connections_among_processes() {
             answers.sort();
             answers
         });
-        let done = Shared::new(false);
-        let set = done.clone();
+        let answered = Arc::new(AtomicBool::new(false));
+        let set = answered.clone();
         let remote = lp.remote();
         let joined = std::thread::spawn(move || {
             let answers = client.join().unwrap();
-            remote.post(|_: &Loop| ()).unwrap();
+            // In the loop, so that it does not wait once more before it looks.
+            let note = move |_: &Loop| set.store(true, Ordering::SeqCst);
+            remote.post(note).unwrap();
             answers
         });
-        run_until(&lp, || joined.is_finished());
-        set.set(true);
+        run_until(&lp, || answered.load(Ordering::SeqCst));
         let mut expected: Vec<String> = (0..30).map(|n| format!("worker {}", n % 3)).collect();
         expected.sort();
         assert_eq!(joined.join().unwrap(), expected);
