@@ -182,7 +182,7 @@ impl TcpStream {
     ///
     /// Errors: what the local side says: [`Code::EMFILE`] and [`Code::ENFILE`] when descriptors
     /// are short, [`Code::EADDRINUSE`] and [`Code::EADDRNOTAVAIL`] for the local address,
-    /// [`Code::EINVAL`] when it, or [`ConnectOptions::family`], is of another family than `address`,
+    /// [`Code::EINVAL`] when it, or [`family`](field@ConnectOptions::family), is of another family than `address`,
     /// [`Code::EAFNOSUPPORT`] for a family that the system lacks.
     pub fn connect_with(
         lp: &Loop,
@@ -263,7 +263,7 @@ impl TcpStream {
     /// that another attempt has, keep attempts from being begun: they wait for those under way, and if there are none, the
     /// stream fails with that.
     ///
-    /// Errors: [`Code::EINVAL`] if there is no address, or none of the family of [`ConnectOptions::family`] and of the local
+    /// Errors: [`Code::EINVAL`] if there is no address, or none of the family of [`family`](field@ConnectOptions::family) and of the local
     /// address, or these two differ, and for a delay out of its range; [`Code::ENOBUFS`] when the loop holds as many handles
     /// as it can; [`Code::ECANCELED`] while the loop is being dropped. Everything else comes to `on_error`.
     pub fn connect_any_with(
@@ -312,7 +312,7 @@ impl TcpStream {
     /// [`StreamHandler::on_error`] hears what the resolver says against the name, [`Code::EAI_NONAME`] and its like, and
     /// otherwise as there.
     ///
-    /// Errors: those of [`Loop::resolve_with`]; [`Code::EINVAL`] if [`ConnectOptions::family`] and that of the local address
+    /// Errors: those of [`Loop::resolve_with`]; [`Code::EINVAL`] if [`family`](field@ConnectOptions::family) and that of the local address
     /// differ, and for a delay out of its range.
     ///
     /// # Example

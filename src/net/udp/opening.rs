@@ -30,10 +30,10 @@ pub struct UdpOptions {
     /// Lets datagrams be sent to broadcast addresses; without it the system refuses with
     /// [`Code::EACCES`].
     pub broadcast: bool,
-    /// Asks for [`Datagram::to`] and [`Datagram::interface`]. Costs about 0.1 µs a datagram.
+    /// Asks for [`Datagram::to`](crate::Datagram::to) and [`Datagram::interface`](crate::Datagram::interface). Costs about 0.1 µs a datagram.
     /// [`Code::ENOTSUP`] where kolo has no way to it (all but Linux).
     pub receive_info: bool,
-    /// Asks for [`Datagram::tos`]. As `receive_info`.
+    /// Asks for [`Datagram::tos`](crate::Datagram::tos). As `receive_info`.
     pub receive_tos: bool,
     /// Asks the network's errors also of a socket that is not connected, with the address that
     /// each is about (`IP_RECVERR`, ip(7)). They are told while the socket receives.
