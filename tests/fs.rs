@@ -514,6 +514,10 @@ fn a_path_beneath_a_folder_cannot_leave_it() {
             directory: Some(root),
             ..Default::default()
         };
+        if open(&lp, Path::new("open"), beneath).is_err_and(|error| error.code() == Code::ENOTSUP) {
+            eprintln!("skipped: the system cannot do that");
+            return;
+        }
         for name in ["open", "in", "./open"] {
             let file = open(&lp, Path::new(name), beneath).unwrap();
             assert_eq!(read(&lp, file, 0, 10).buffer, b"open");

@@ -253,13 +253,18 @@ TEST(opening_has_options_and_errors) {
     at.directory = open_file(loop, folder, KOLO_OPEN_DIRECTORY);
     EXPECT(me, kolo_file_open(loop, "new", &at, on_file, &me, NULL), KOLO_OK);
     CHECK_OK(kolo_close(loop, me.handle));
-#ifdef __linux__
     at.flags = KOLO_OPEN_BENEATH;
-    EXPECT(me, kolo_file_open(loop, "new", &at, on_file, &me, NULL), KOLO_OK);
-    CHECK_OK(kolo_close(loop, me.handle));
-    EXPECT(me, kolo_file_open(loop, "../new", &at, on_file, &me, NULL), KOLO_EXDEV);
-    CHECK_ERROR(kolo_file_open_sync(loop, "/etc/passwd", &at, &file), KOLO_EXDEV);
-#endif
+    int beneath = kolo_file_open_sync(loop, "new", &at, &file);
+    if (beneath == KOLO_ENOTSUP) { /* kernels before 5.6, and valgrind */
+        puts("    nothing can be opened beneath a directory here");
+    } else {
+        CHECK_OK(beneath);
+        CHECK_OK(kolo_close(loop, file));
+        EXPECT(me, kolo_file_open(loop, "new", &at, on_file, &me, NULL), KOLO_OK);
+        CHECK_OK(kolo_close(loop, me.handle));
+        EXPECT(me, kolo_file_open(loop, "../new", &at, on_file, &me, NULL), KOLO_EXDEV);
+        CHECK_ERROR(kolo_file_open_sync(loop, "/etc/passwd", &at, &file), KOLO_EXDEV);
+    }
     CHECK_OK(kolo_close(loop, at.directory));
     run_to_end(loop);
     remove_folder();

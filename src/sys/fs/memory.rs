@@ -109,6 +109,7 @@ impl Memory {
     }
 
     /// What is behind the first `skip` bytes, if that is one piece for certain.
+    #[cfg(target_os = "linux")]
     pub fn only(&self, skip: usize) -> Option<Piece> {
         match self.pieces {
             Pieces::One(piece) => Some(piece.behind(skip)),
