@@ -1,5 +1,7 @@
 //! Files, directories, and operations on names.
 #![cfg(all(unix, feature = "fs"))]
+// Some of it is only for what only Linux has.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 mod common;
 

@@ -1,5 +1,7 @@
 //! Files sent over streams.
 #![cfg(all(unix, feature = "net", feature = "fs"))]
+// Some of it is only for what only Linux has.
+#![cfg_attr(not(target_os = "linux"), allow(dead_code, unused_imports))]
 
 mod common;
 
