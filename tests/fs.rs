@@ -819,6 +819,49 @@ fn a_callback_may_close_its_file_and_ask_for_more() {
     });
 }
 
+#[test]
+fn files_are_used_on_in_a_forked_child() {
+    in_own_process!(|| each_driver(|lp| {
+        let folder = Folder::new();
+        let file = open(&lp, &folder.file("forked", b"forked"), ALL).unwrap();
+        let directory = Directory::open_sync(&lp, &folder.0).unwrap();
+        let told: Shared<Vec<Result<()>>> = Shared::default();
+        let canceled = told.clone();
+        let busy = occupy(&lp);
+        // SAFETY: the child ends by itself, without anybody's destructors.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            let outcome = catch_unwind(AssertUnwindSafe(|| {
+                assert_eq!(code(file.fsync(&lp).start(&lp, |_, _| ())), Code::EFORKED);
+                lp.forked().unwrap();
+                assert_eq!(read(&lp, file, 0, 10).buffer, b"forked");
+                assert_eq!(run(&lp, file.fsync(&lp)), Ok(()));
+                assert_eq!(run(&lp, fs::stat(&folder.0)).map(drop), Ok(()));
+                assert_eq!(read_all(&lp, directory).len(), 1);
+                lp.close(file).unwrap();
+                lp.close(directory).unwrap();
+                run_to_end(&lp);
+            }));
+            // SAFETY: ends the child.
+            unsafe { libc::_exit(i32::from(outcome.is_err())) };
+        }
+        let mut status = 0;
+        // SAFETY: a child of this process, and a number to fill in.
+        assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+        assert!(
+            libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0,
+            "{status}"
+        );
+        drop(busy);
+        file.fsync(&lp)
+            .start(&lp, move |_, outcome| canceled.push(outcome))
+            .unwrap();
+        run_to_end(&lp);
+        assert_eq!(told.take(), [Ok(())]);
+        assert_eq!(read(&lp, file, 0, 10).buffer, b"forked");
+    }));
+}
+
 // ---- names ---------------------------------------------------------------------------------------
 
 #[test]

@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, TryLockError};
 
 use super::checked_path;
 use super::file::File;
@@ -248,9 +248,16 @@ impl Job for Reading {
         let Some(folder) = self.folder.take() else {
             return;
         };
-        let mut folder = folder
-            .lock()
-            .unwrap_or_else(|poisoned| poisoned.into_inner());
+        // One reading is under way at a time, so it is free; but in a forked child, where it may be held for
+        // ever by a thread of the parent's.
+        let mut folder = match folder.try_lock() {
+            Ok(folder) => folder,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => {
+                self.outcome = Err(Code::EBUSY.into());
+                return;
+            }
+        };
         let mut entries = Entries::default();
         self.outcome = loop {
             if entries.len() == BATCH_MAX {
