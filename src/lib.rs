@@ -1,6 +1,6 @@
 //! kolo is an event loop: one thread waits for many things at once, and calls a function when
-//! one of them happens. Timers, TCP streams and listeners, UDP sockets, Unix-domain sockets, pipes, signals, other
-//! threads' work and
+//! one of them happens. Timers, TCP, UDP, Unix-domain sockets, pipes, terminals, files, names,
+//! child processes, watched folders, signals, work on a pool of threads, other threads' posts and
 //! foreign descriptors; for Rust here, and for C and every language that can call C through
 //! `kolo.h`.
 //!
