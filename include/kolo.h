@@ -2,7 +2,8 @@
  * kolo.h: an event loop
  *
  * One thread waits for many things at once, and calls a function when one of them happens: timers,
- * TCP connections, UDP sockets, signals, work from other threads, and descriptors of other libraries.
+ * connections and datagrams, files, names, child processes, terminals, changed folders, signals,
+ * work on and from other threads, and descriptors of other libraries.
  *
  * This file is the manual, and it is generated: every part begins with an introduction, then come
  * its types, then its functions. Loops and handles; errors and the version; the loop; any handle;
