@@ -29,21 +29,50 @@ fn on_uring(test: impl FnOnce(Loop)) {
     }
 }
 
-/// Writes in a callback that is still to come.
-fn write_in_callback(lp: &Loop, stream: Stream, bytes: Vec<u8>) {
-    let write = move |lp: &Loop| {
-        stream.write(lp, &bytes).unwrap();
-    };
-    lp.defer(write).unwrap();
+type Due = Box<dyn FnOnce(&Loop)>;
+
+/// Other connections, that have something to do in each turn: only then do sends go with the turn.
+struct Busy {
+    peers: Vec<StdStream>,
+    /// What the first of them does in its next callback.
+    next: Shared<Vec<Due>>,
+}
+
+impl Busy {
+    fn new(lp: &Loop) -> Busy {
+        let next = Shared::<Vec<Due>>::default();
+        let peers = (0..4).map(|number| {
+            let next = next.clone();
+            let (_, peer) = connected(lp, move |lp: &Loop, _: Stream, _: &[u8]| {
+                let due = if number == 0 { next.take() } else { vec![] };
+                due.into_iter().for_each(|run| run(lp));
+            });
+            peer
+        });
+        let peers = peers.collect();
+        Busy { peers, next }
+    }
+
+    /// Runs them in one callback of a busy turn, and only that turn.
+    fn turn(&mut self, lp: &Loop, run: impl FnOnce(&Loop) + 'static) {
+        self.next.push(Box::new(run));
+        while !self.next.is_empty() {
+            for peer in &mut self.peers {
+                peer.write_all(b"!").unwrap();
+            }
+            lp.run(RunMode::NoWait).unwrap();
+        }
+    }
 }
 
 /// Writes in callbacks, less than what is sent at once each time, until the kernel takes no more; how much.
 fn fill_in_callbacks(lp: &Loop, stream: Stream) -> usize {
+    let mut busy = Busy::new(lp);
     let mut written = 0;
     while stream.queued(lp).unwrap() < 64 * 1024 {
         let bytes = pattern(written, 3000);
         written += bytes.len();
-        in_callback(lp, move |lp| {
+        busy.turn(lp, move |lp| {
             stream.write(lp, &bytes).unwrap();
         });
     }
@@ -81,7 +110,7 @@ fn a_stream_that_finishes_in_the_callback_of_its_small_write_sends_it_first() {
             };
             let last = pattern(written, 1000);
             written += last.len();
-            in_callback(&lp, move |lp| {
+            Busy::new(&lp).turn(&lp, move |lp| {
                 tcp.write(lp, &last).unwrap();
                 tcp.finish(lp).unwrap();
             });
@@ -98,12 +127,23 @@ fn writes_of_several_callbacks_in_a_turn_keep_their_order() {
     on_uring(|lp| {
         let log = Log::default();
         let (tcp, peer) = connected(&lp, Script::new(&log));
+        let mut busy = Busy::new(&lp);
         let mut written = 0;
-        // Small ones, which go with the turn, and large ones, which go at once.
-        for length in [10, 3000, 20, 50_000, 4096, 1, 100_000, 30] {
-            let bytes = pattern(written, length);
-            written += length;
-            write_in_callback(&lp, *tcp, bytes);
+        for _ in 0..20 {
+            // Small ones, which go with the turn, and large ones, which go at once.
+            let mut writes = Vec::new();
+            for length in [10, 3000, 20, 50_000, 4096, 1, 100_000, 30] {
+                writes.push(pattern(written, length));
+                written += length;
+            }
+            busy.turn(&lp, move |lp| {
+                for bytes in writes {
+                    lp.defer(move |lp: &Loop| {
+                        tcp.write(lp, &bytes).unwrap();
+                    })
+                    .unwrap();
+                }
+            });
         }
         assert_pattern(&read_from_peer(&lp, &peer, written), 0);
     });
@@ -114,7 +154,7 @@ fn a_small_write_before_close_is_sent() {
     on_uring(|lp| {
         let log = Log::default();
         let (tcp, peer) = connected(&lp, Script::new(&log));
-        in_callback(&lp, move |lp| {
+        Busy::new(&lp).turn(&lp, move |lp| {
             tcp.write(lp, b"last words").unwrap();
             lp.close(tcp).unwrap();
         });
@@ -127,8 +167,9 @@ fn small_writes_are_with_the_kernel_when_run_returns() {
     on_uring(|lp| {
         let log = Log::default();
         let (tcp, mut peer) = connected(&lp, Script::new(&log));
-        write_in_callback(&lp, *tcp, b"now".to_vec());
-        lp.run(RunMode::NoWait).unwrap();
+        Busy::new(&lp).turn(&lp, move |lp| {
+            tcp.write(lp, b"now").unwrap();
+        });
         let mut bytes = [0; 3];
         peer.set_nonblocking(false).unwrap();
         peer.read_exact(&mut bytes).unwrap();

@@ -83,6 +83,8 @@ pub(crate) struct Uring {
     accept_limits: Vec<(Id, u32)>,
     /// The next wait hands over what is pushed: it need not be done at once.
     in_turn: bool,
+    /// The turn brought so much that sends are to go together.
+    is_busy: bool,
     woken: bool,
     /// Whether the ring watches for what the other threads do, and for what the readiness driver has.
     watches_wake: bool,
@@ -131,6 +133,7 @@ impl Uring {
             accepting: None,
             accept_limits: Vec::new(),
             in_turn: false,
+            is_busy: false,
             woken: false,
             watches_wake: false,
             watches_inner: false,
@@ -256,7 +259,7 @@ impl Driver for Uring {
         if self.ring.is_foreign() {
             return;
         }
-        self.in_turn = false;
+        (self.in_turn, self.is_busy) = (false, false);
         // What fails here fails again in the next wait, which reports it.
         let _ = self.settle();
         self.outer.announce(&self.ring);
@@ -454,7 +457,8 @@ impl Driver for Uring {
         self.arming.clear();
         self.carried.clear();
         self.accepting = None;
-        (self.carried_now, self.in_turn, self.inner_is_ready) = (0, false, false);
+        (self.in_turn, self.is_busy) = (false, false);
+        (self.carried_now, self.inner_is_ready) = (0, false);
         self.settle()
     }
 

@@ -72,6 +72,7 @@ impl Ring {
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_no_sqarray()
             .build(SUBMISSIONS)?;
         let parameters = inner.params();
         let wanted = parameters.is_feature_nodrop()
@@ -224,6 +225,9 @@ impl Ring {
         let pending = self.pending() as u32;
         let mut flags = EnterFlags::empty();
         flags.set(EnterFlags::GETEVENTS, runs || wait.is_some());
+        // Waiting for the network is no waiting for a disk: it is not to count as that (Linux 6.15).
+        let quiet = wait.is_some() && self.inner.params().is_feature_no_iowait();
+        flags.set(EnterFlags::NO_IOWAIT, quiet);
         let limit = wait.flatten();
         let time = Timespec::from(std::time::Duration::from_nanos(limit.unwrap_or(0)));
         let arguments = SubmitArgs::new().timespec(&time);

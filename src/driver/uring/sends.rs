@@ -1,7 +1,8 @@
 //! Sending: small writes go with the turn's call, everything else at once.
 //!
-//! A send through the ring costs about half of what the system call costs, but its bytes must be copied, since the
-//! callback that wrote them has returned when it is made. Up to a few KiB that pays.
+//! A send through the ring costs a little less than the system call, but its bytes must be copied, since the callback
+//! that wrote them has returned when it is made. Up to a few KiB that pays, and where several go together: for one
+//! alone the system call is the cheaper one, by two per cent of all that a message costs.
 //!
 //! It is tried once, like the system call. If the kernel does not take all, the rest goes back to the stream
 //! ([`Completion::Unsent`]), which queues it in front of what it wrote since. Until then nothing more of that stream
@@ -23,6 +24,9 @@ use crate::sys;
 /// The largest write that is copied.
 const COPIED_MAX: usize = 4 * 1024;
 
+/// In a turn that brought fewer completions, sends are made at once.
+pub(super) const COMPLETIONS_MIN: usize = 3;
+
 impl Uring {
     #[inline]
     pub(super) fn send_with_turn(
@@ -32,7 +36,7 @@ impl Uring {
         slices: &[IoSlice<'_>],
     ) -> Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        if total > COPIED_MAX || !self.in_turn {
+        if total > COPIED_MAX || !self.is_busy {
             return self.send_at_once(id, source, slices);
         }
         if !self.may_send(id, source)? {

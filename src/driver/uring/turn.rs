@@ -4,6 +4,7 @@ use std::io;
 
 use super::lines::Status;
 use super::ring::Completed;
+use super::sends::COMPLETIONS_MIN;
 use super::token::Operation;
 use super::{Event, Uring};
 use crate::driver::readiness::work::connect_outcome;
@@ -45,6 +46,7 @@ impl Uring {
             }
             self.arm_all()?;
         }
+        self.is_busy = self.ready.len() >= COMPLETIONS_MIN;
         self.woken = false;
         if self.inner_is_ready || self.inner.has_more() {
             self.inner_is_ready = false;
