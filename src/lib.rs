@@ -38,9 +38,6 @@
 
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, rustdoc::broken_intra_doc_links)]
 #![warn(clippy::undocumented_unsafe_blocks)]
-// The initialisers are constant; on systems without thread-local storage of the linker's, clippy 1.96
-// does not see it.
-#![allow(clippy::missing_const_for_thread_local)]
 
 #[cfg(any(feature = "net", all(unix, feature = "local")))]
 mod accept;

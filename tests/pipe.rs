@@ -26,6 +26,7 @@ fn blocks(at: RawFd) -> bool {
     flags & libc::O_NONBLOCK == 0
 }
 
+#[cfg(target_os = "linux")]
 fn is_closed(at: RawFd) -> bool {
     unsafe { libc::fcntl(at, libc::F_GETFD) < 0 }
 }

@@ -2,6 +2,8 @@
 //! which children are started and waited for.
 
 #![cfg(all(unix, feature = "process"))]
+// The numbers of resources have another type on some systems.
+#![allow(clippy::unnecessary_cast)]
 
 mod common;
 

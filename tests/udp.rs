@@ -5,7 +5,9 @@
 mod common;
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, UdpSocket as StdSocket};
+#[cfg(target_os = "linux")]
+use std::net::IpAddr;
+use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::os::fd::AsRawFd;
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::time::Duration;

@@ -360,6 +360,8 @@ impl<S: Selector> Driver for Readiness<S> {
     }
 
     #[inline]
+    // Only Linux has a driver that receives into other memory.
+    #[cfg_attr(not(target_os = "linux"), allow(irrefutable_let_patterns))]
     fn recycle(&mut self, received: Received) {
         if let Received::Shared { memory, .. } = received {
             self.memory = Some(memory);
