@@ -363,8 +363,10 @@ impl<S: Selector> Driver for Readiness<S> {
     // Only Linux has a driver that receives into other memory.
     #[cfg_attr(not(target_os = "linux"), allow(irrefutable_let_patterns))]
     fn recycle(&mut self, received: Received) {
-        if let Received::Shared { memory, .. } = received {
-            self.memory = Some(memory);
+        match received {
+            Received::Shared { memory, .. } => self.memory = Some(memory),
+            #[cfg(kolo_uring)]
+            Received::Ring(_) | Received::Kept(_) => {}
         }
     }
 
