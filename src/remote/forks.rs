@@ -10,10 +10,12 @@ pub(super) use unix::survive;
 #[cfg(unix)]
 mod unix {
     use std::cell::UnsafeCell;
-    use std::sync::{Arc, Mutex, MutexGuard, Once, RwLockWriteGuard, Weak};
+    use std::sync::atomic::AtomicBool;
+    use std::sync::{Arc, Mutex, MutexGuard, RwLockWriteGuard, Weak};
 
     use super::super::{Mailbox, Posts};
     use crate::driver::Wake;
+    use crate::sys::fork::at_fork;
 
     type List = Vec<Weak<Mailbox>>;
 
@@ -27,12 +29,8 @@ mod unix {
 
     /// From now on the mailbox survives forks.
     pub fn survive(mailbox: &Arc<Mailbox>) {
-        static ONCE: Once = Once::new();
-        ONCE.call_once(|| {
-            // SAFETY: the handlers live as long as the program; see there for what they do. Out of memory is the only
-            // error; then forks go on as in other libraries.
-            unsafe { libc::pthread_atfork(Some(prepare), Some(release), Some(release)) };
-        });
+        static NOTICED: AtomicBool = AtomicBool::new(false);
+        at_fork(&NOTICED, Some(prepare), Some(release), Some(release));
         let mut mailboxes = mailboxes();
         mailboxes.retain(|known| known.strong_count() > 0);
         mailboxes.push(Arc::downgrade(mailbox));

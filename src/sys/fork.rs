@@ -6,7 +6,7 @@
 
 mod lock;
 
-#[cfg(target_os = "linux")]
+#[cfg(unix)]
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -50,12 +50,28 @@ pub(crate) fn notice() {
             #[cfg(feature = "tty")]
             super::terminal::after_fork();
         }
-        static ONCE: std::sync::Once = std::sync::Once::new();
-        ONCE.call_once(|| {
-            // SAFETY: the handlers only touch atomics, which is allowed in a fork handler, and
-            // live as long as the program. Out of memory is the only error; then forks go
-            // unnoticed, as in other libraries.
-            unsafe { libc::pthread_atfork(Some(prepare), None, Some(child)) };
-        });
+        static NOTICED: AtomicBool = AtomicBool::new(false);
+        // They only touch atomics.
+        at_fork(&NOTICED, Some(prepare), None, Some(child));
+    }
+}
+
+#[cfg(unix)]
+type AtFork = Option<unsafe extern "C" fn()>;
+
+/// Has forks call these functions, which must do what is allowed there only, from now on; once for
+/// each `noticed`. (Not by a `Once`, for which a child would wait for ever that another thread
+/// forked in the middle of it.)
+#[cfg(unix)]
+pub(crate) fn at_fork(
+    noticed: &'static AtomicBool,
+    prepare: AtFork,
+    parent: AtFork,
+    child: AtFork,
+) {
+    if !noticed.swap(true, Ordering::AcqRel) {
+        // SAFETY: functions live as long as the program. Out of memory is the only error; then
+        // forks go unnoticed, as in other libraries.
+        unsafe { libc::pthread_atfork(prepare, parent, child) };
     }
 }

@@ -37,13 +37,16 @@ impl<T: Send> ForkLock<T> {
 #[cfg(unix)]
 mod unix {
     use std::cell::UnsafeCell;
-    use std::sync::{Mutex, MutexGuard, Once};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{Mutex, MutexGuard};
 
+    use super::super::at_fork;
     use super::ForkLock;
 
     /// What a lock needs for its forks.
     pub(super) struct Part<T: 'static> {
-        known: Once,
+        /// In the list. (Not a `Once`, for which a child would wait for ever that was forked in the middle of it.)
+        known: AtomicBool,
         held: UnsafeCell<Option<MutexGuard<'static, T>>>,
     }
 
@@ -53,22 +56,23 @@ mod unix {
     impl<T: Send> Part<T> {
         pub const fn new() -> Part<T> {
             Part {
-                known: Once::new(),
+                known: AtomicBool::new(false),
                 held: UnsafeCell::new(None),
             }
         }
 
         /// From now on forks take this lock too.
         pub fn survive(&self, lock: &'static ForkLock<T>) {
-            self.known.call_once(|| {
-                static NOTICE: Once = Once::new();
-                NOTICE.call_once(|| {
-                    // SAFETY: the handlers live as long as the program; see there for what they do. Out of memory is
-                    // the only error; then forks go on as in other libraries.
-                    unsafe { libc::pthread_atfork(Some(prepare), Some(release), Some(release)) };
-                });
-                list().push(lock);
-            });
+            if self.known.load(Ordering::Acquire) {
+                return;
+            }
+            static NOTICED: AtomicBool = AtomicBool::new(false);
+            at_fork(&NOTICED, Some(prepare), Some(release), Some(release));
+            let mut list = list();
+            if !self.known.load(Ordering::Relaxed) {
+                list.push(lock);
+                self.known.store(true, Ordering::Release);
+            }
         }
     }
 
