@@ -386,6 +386,11 @@ fn a_listener_with_a_full_backlog_is_alive() {
 
 #[test]
 fn of_many_who_replace_a_stale_socket_at_once_one_gets_it() {
+    // A process that another test starts may hold the stale socket for a moment, which then is not stale.
+    in_own_process!(replace_a_stale_socket_at_once);
+}
+
+fn replace_a_stale_socket_at_once() {
     let _limit = TimeLimit::start("many replace a stale socket".into());
     for _ in 0..20 {
         let folder = Folder::new();

@@ -324,6 +324,8 @@ TEST(a_loop_that_goes_says_so_to_what_was_on_its_way) {
     CHECK_INT(me.status, KOLO_ECANCELED);
     CHECK(me.tcp == 0);
     CHECK_INT(SYSTEM(read(sockets[1], &byte, 1)), 0);
+    CHECK_INT(kolo_loop_run(loop, KOLO_RUN_DEFAULT), 0); /* its handle here closes */
+    CHECK_INT(me.closed, 1);
     raw_close(&sockets[1]);
     CHECK_OK(kolo_remote_release(remote));
 }
