@@ -225,6 +225,16 @@ class HttpServer(Program):
             self.process.kill()
             raise
         self.root, self.url, self.host, self.port = found.group(1), found.group(2), found.group(3), int(found.group(4))
+        # What the server tried out at its start is closed by another thread; tests count descriptors from here.
+        wait_until(lambda: self._folders() <= 2, "the root, and the root as a file")
+
+    def _folders(self):
+        folder = f"/proc/{self.process.pid}/fd"
+        links = []
+        for name in os.listdir(folder):
+            with contextlib.suppress(FileNotFoundError):
+                links.append(os.readlink(os.path.join(folder, name)))
+        return links.count(os.path.realpath(self.root))
 
     def client(self, **options):
         return Client(self.port, **options)

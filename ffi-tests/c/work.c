@@ -201,7 +201,7 @@ TEST_WITHOUT_LOOP(freeing_the_loop_waits_for_what_runs) {
     submit(loop, &waiting, KOLO_WORK_COMPUTE);
     CHECK(pthread_create(&helper, NULL, let_go, &busy.go_on) == 0);
     CHECK_OK(kolo_loop_free(loop));
-    CHECK(busy.ran && !waiting.ran);
+    CHECK(busy.ran); /* the other one too, if a thread came to it before this thread did */
     CHECK_INT(busy.status, KOLO_ECANCELED);
     CHECK_INT(waiting.status, KOLO_ECANCELED);
     CHECK_INT(busy.told + waiting.told, 2);

@@ -38,7 +38,7 @@ class Buffer(Structure):
 class LoopOptions(Structure):
     _fields_ = [("size", c_size_t), ("driver", c_char_p), ("events_per_turn", c_uint32), ("post_capacity", c_uint32),
                 ("slow_callback_ns", c_uint64), ("on_slow", c_void_p), ("on_slow_user", c_void_p),
-                ("measure_time", c_bool)]
+                ("measure_time", c_bool), ("pool", c_uint64)]
 
 
 class Metrics(Structure):
@@ -54,7 +54,7 @@ class StreamHandler(Structure):
     OnBuffer = CFUNCTYPE(None, c_void_p, Handle, c_size_t, POINTER(Buffer), c_void_p)
     _fields_ = [("size", c_size_t), ("on_open", OnHandle), ("on_data", OnData), ("on_end", OnHandle),
                 ("on_drain", OnHandle), ("on_timeout", OnCode), ("on_error", OnCode), ("on_close", OnHandle),
-                ("on_buffer", OnBuffer)]
+                ("on_buffer", OnBuffer), ("on_descriptors", c_void_p)]
 
 
 class ListenOptions(Structure):
@@ -66,7 +66,8 @@ class ListenOptions(Structure):
 
 class ConnectOptions(Structure):
     _fields_ = [("size", c_size_t), ("timeout_ns", c_uint64), ("local", POINTER(Address)), ("delay", c_bool),
-                ("reuse_address", c_bool), ("send_buffer", c_uint32), ("receive_buffer", c_uint32)]
+                ("reuse_address", c_bool), ("send_buffer", c_uint32), ("receive_buffer", c_uint32),
+                ("attempt_delay_ns", c_uint64), ("family", c_int), ("on_attempt", c_void_p)]
 
 
 class ListenerHandler(Structure):
