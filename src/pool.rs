@@ -204,7 +204,7 @@ impl Drop for Inner {
         if self.fork_generation != sys::fork::generation() {
             // The threads are the parent's, and what they held locked stays locked here: nothing may be touched.
             for lane in &self.lanes {
-                std::mem::forget(lane.clone());
+                leave_to_parent(lane.clone());
             }
             return;
         }
@@ -215,6 +215,13 @@ impl Drop for Inner {
             let _ = thread.join();
         }
     }
+}
+
+/// In a forked child: keeps what threads of the parent's may have held locked or half changed, for ever and untouched.
+pub(crate) fn leave_to_parent(what: Arc<dyn Any + Send + Sync>) {
+    static LEFT: sys::fork::ForkLock<Vec<Arc<dyn Any + Send + Sync>>> =
+        sys::fork::ForkLock::new(Vec::new());
+    LEFT.lock().push(what);
 }
 
 thread_local! {

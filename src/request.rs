@@ -200,7 +200,7 @@ pub(crate) fn forked(core: &mut Core) {
         match std::mem::replace(&mut request.stage, canceled) {
             // Its locks may be held by a thread that is not here.
             Stage::AtPool(ticket) => {
-                std::mem::forget(ticket);
+                crate::pool::leave_to_parent(ticket);
                 over(core, id);
             }
             Stage::Lingering => {

@@ -265,6 +265,7 @@ static kolo_process_options sleep_options(void) {
     options.arguments = arguments;
     options.new_group = true;
     options.kill_on_close = true;
+    options.parent_death_signal = SIGKILL; /* also when a test fails */
     return options;
 }
 static int call_spawn(kolo_loop *loop) {
