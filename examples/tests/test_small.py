@@ -255,6 +255,21 @@ def work_gives_up_what_has_not_begun():
             expect_equal(len(program.output()), 4, program.output())
 
 
+# ---- system -----------------------------------------------------------------------------------------------------------
+
+
+@test
+def system_tells_of_the_machine():
+    done = run_program("system")
+    expect_equal((done.returncode, done.stderr), (0, b""))
+    told = dict(line.split(": ", 1) for line in done.stdout.decode().splitlines() if ": " in line)
+    expect_equal(told["host"], socket.gethostname())
+    expect_equal(int(told["threads at once"]) >= 1, True)
+    with open("/proc/meminfo", encoding="ascii") as file:
+        expect_equal(told["memory of the machine"] + "\n", file.readline().split()[1] + " KiB\n")
+    expect(re.fullmatch(r"( [0-9a-f]{2}){8}", " " + told["random"]), told["random"])
+
+
 # ---- many_loops -------------------------------------------------------------------------------------------------------
 
 
