@@ -9,6 +9,7 @@ CARGO      ?= cargo
 CC         ?= cc
 ARGS       ?=
 FEATURES   ?= default
+STEPS      ?= 20000000
 
 export CARGO_TARGET_DIR := $(CURDIR)/target
 NATIVE_LIBS  := $(CARGO_TARGET_DIR)/release/native-libs
@@ -16,7 +17,7 @@ LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header abi check-features check-sanitizers check-targets fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-targets fmt clean help
 
 # Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
 # rustc also tells what a program must link beside the static library.
@@ -71,6 +72,10 @@ abi: prefix
 ## check-features: lint every combination of the cargo features
 check-features:
 	@scripts/check-features
+
+## check-model: random sequences of calls against a model, on every driver, with fresh seeds; STEPS=20000000 SEED=
+check-model:
+	@scripts/check-model $(STEPS) $(or $(SEED),fresh)
 
 ## check-sanitizers: the C programs under the address and the thread sanitizer, kolo instrumented too
 check-sanitizers:

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::OnceLock;
 use std::time::Duration;
 
@@ -158,9 +158,9 @@ impl Connections {
         self.next_piece * 7919 % (PATTERN - PIECE_MAX)
     }
 
-    pub fn outer_address(&mut self) -> Option<SocketAddr> {
+    pub fn outer_address(&mut self, loopback: SocketAddr) -> Option<SocketAddr> {
         if self.outer.is_none() {
-            let listener = TcpListener::bind("127.0.0.1:0").ok()?;
+            let listener = TcpListener::bind(loopback).ok()?;
             listener.set_nonblocking(true).ok()?;
             self.outer = Some(listener);
         }
@@ -169,6 +169,18 @@ impl Connections {
 }
 
 impl World {
+    /// Where sockets of this sequence are bound. On Linux each sequence has an address of its own: the ports of one
+    /// address are used up sooner than the system forgets the connections of thousands of sequences.
+    pub fn loopback(&self) -> SocketAddr {
+        let by = self.program.seed;
+        let (second, third, fourth) = (by / 62_500 % 250 + 1, by / 250 % 250 + 1, by % 250 + 1);
+        let ip = match cfg!(target_os = "linux") {
+            true => Ipv4Addr::new(127, second as u8, third as u8, fourth as u8),
+            false => Ipv4Addr::LOCALHOST,
+        };
+        SocketAddr::new(ip.into(), 0)
+    }
+
     /// An end is no more; of what it wrote so many bytes may be lost.
     pub fn end_gone(&mut self, connection: usize, side: usize, lost: usize) {
         let connection = &mut self.net.all[connection];
@@ -238,7 +250,9 @@ impl World {
     pub fn raw_accept(&mut self) {
         while let Some(Ok((socket, from))) = self.net.outer.as_ref().map(TcpListener::accept) {
             self.adopt_raw(&socket);
-            let port = self.net.outer_address().map_or(0, |address| address.port());
+            let loopback = self.loopback();
+            let outer = self.net.outer_address(loopback);
+            let port = outer.map_or(0, |address| address.port());
             let Some(connection) = self.net.by_ports.get(&(port, from.port())).copied() else {
                 self.check(false, || {
                     format!("a connection from {from} that nobody made")

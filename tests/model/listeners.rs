@@ -53,8 +53,6 @@ impl ListenerHandler for Accepts {
     }
 }
 
-const LOCALHOST: &str = "127.0.0.1:0";
-
 fn buffers(number: u32) -> (Option<u32>, Option<u32>) {
     let send = [None, Some(4096), Some(4096), Some(65_536)];
     let receive = [None, Some(16_384), Some(65_536)];
@@ -75,8 +73,7 @@ impl World {
             at,
             _token: Token::new(),
         };
-        let address = LOCALHOST.parse().ok()?;
-        let opened = TcpListener::listen_with(lp, address, &options, handler);
+        let opened = TcpListener::listen_with(lp, self.loopback(), &options, handler);
         let listener = self.opened("TcpListener::listen_with", opened)?;
         let address = self.outcome("TcpListener::address", listener.address(lp), None)?;
         let model = ListenerModel {
@@ -224,7 +221,8 @@ impl World {
     }
 
     pub fn connect_to_raw(&mut self, lp: &Loop, how: u32) {
-        if let Some(address) = self.net.outer_address() {
+        let loopback = self.loopback();
+        if let Some(address) = self.net.outer_address(loopback) {
             self.connect_to(lp, address, how, None, false);
         }
     }
@@ -234,10 +232,7 @@ impl World {
         let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else {
             return;
         };
-        let Ok(address) = LOCALHOST.parse::<SocketAddr>() else {
-            return;
-        };
-        if socket.bind(&address.into()).is_err() {
+        if socket.bind(&self.loopback().into()).is_err() {
             return;
         }
         if let Some(address) = socket
@@ -253,8 +248,9 @@ impl World {
 
     /// Two connected sockets, of which one or both become streams of the loop.
     pub fn adopt(&mut self, lp: &Loop, number: u32) {
+        let address = self.loopback();
         let pair = || -> std::io::Result<(StdStream, StdStream)> {
-            let listener = StdListener::bind(LOCALHOST)?;
+            let listener = StdListener::bind(address)?;
             let one = StdStream::connect(listener.local_addr()?)?;
             let (other, _) = listener.accept()?;
             for end in [&one, &other] {

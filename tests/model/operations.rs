@@ -15,7 +15,6 @@ const CODES: [Code; 3] = [Code::EIO, Code::EPROTO, Code::ECONNABORTED];
 
 impl World {
     pub fn operate(&mut self, lp: &Loop, operation: &Operation) {
-        self.steps += 1;
         self.note(|| format!("{operation:?}"));
         let before = self.handles.len();
         self.operate_one(lp, operation);

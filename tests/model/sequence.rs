@@ -18,6 +18,7 @@ pub struct Outcome {
     pub failure: Option<String>,
     pub trace: Vec<String>,
     pub steps: u64,
+    pub callbacks: u64,
     pub counts: Counts,
 }
 
@@ -40,12 +41,14 @@ pub fn run(program: &Arc<Program>, tracing: bool) -> Outcome {
         failure: None,
         trace: Vec::new(),
         steps: 0,
+        callbacks: 0,
         counts: Counts::new(),
     };
     if let Some(world) = World::take() {
         outcome.failure = world.failure.clone();
         outcome.trace = world.trace.iter().cloned().collect();
         outcome.steps = world.steps;
+        outcome.callbacks = world.callbacks;
         outcome.counts = world.counts.clone();
         drop(world);
     }

@@ -242,6 +242,7 @@ impl World {
         let (serial, length, id) = (owned.serial, owned.length, owned.id);
         let (canceled, ended) = (owned.canceled, owned.ended);
         let got = handle.cancel_write(lp, id);
+        self.steps += 1;
         let code = got.err().map(|error| error.code());
         self.note(|| format!("cancel_write {serial} -> {code:?}"));
         let fits = match code {
@@ -458,6 +459,7 @@ impl World {
             return;
         }
         let got = TcpStream::from_id(self.handles[at].id).release(lp);
+        self.steps += 1;
         let code = got.as_ref().err().map(|error| error.code());
         self.note(|| format!("#{at} release -> {code:?}"));
         let stream = self.stream(at);

@@ -125,14 +125,17 @@ pub struct Handle {
 pub type Counts = BTreeMap<&'static str, u64>;
 
 pub struct World {
-    program: Arc<Program>,
+    pub program: Arc<Program>,
     next_script: usize,
     /// Decides what no operation of the program does.
     pub random: Random,
     pub failure: Option<String>,
     pub tracing: bool,
     pub trace: VecDeque<String>,
+    /// Calls of the library whose answers were compared with the model's.
     pub steps: u64,
+    /// Callbacks that were compared with it.
+    pub callbacks: u64,
     pub counts: Counts,
     pub stage: Stage,
     pub once: bool,
@@ -175,6 +178,7 @@ impl World {
             tracing,
             trace: VecDeque::new(),
             steps: 0,
+            callbacks: 0,
             counts: Counts::new(),
             stage: Stage::Outside,
             once: false,
@@ -248,6 +252,7 @@ impl World {
 
     /// A call whose outcome the model knows: `None` for success.
     pub fn outcome<T>(&mut self, call: &str, got: Result<T>, expected: Option<Code>) -> Option<T> {
+        self.steps += 1;
         let code = got.as_ref().err().map(|error| error.code());
         self.note(|| {
             format!(
@@ -538,6 +543,7 @@ pub fn called_then<R: Default>(
             return R::default();
         }
         let name = callback.name();
+        world.callbacks += 1;
         world.count(name);
         world.current = at;
         world.callback = None;
