@@ -257,9 +257,6 @@ suite_sanitizer() {
     # (A test of terminals faults on purpose, to see what kolo's own handler does then.)
     export ASAN_OPTIONS=exitcode=77:detect_leaks=1:handle_segv=0 TSAN_OPTIONS=exitcode=77:report_signal_unsafe=0:handle_segv=0 KOLO_TEST_SECONDS=120
     for program in "${c_programs[@]}"; do
-        # Its tests that leave a thread inside of a resolver that does not answer do not end under the thread sanitizer.
-        # The cause is not known yet.
-        [ "$KOLO_SANITIZER.$program" != thread.names ] || continue
         job "$program" 600 "$build/sanitizer/$program"
     done
     finish
