@@ -179,6 +179,58 @@ TEST(a_post_that_posts_itself_does_not_hold_up_the_turn) {
     CHECK_OK(kolo_remote_release(remote));
 }
 
+/* ---- misuse ---- */
+
+static void check_refused(kolo_remote *remote) {
+    CHECK_ERROR(kolo_remote_post(remote, note, NULL), KOLO_EBADF);
+    CHECK_ERROR(kolo_remote_wake(remote), KOLO_EBADF);
+    CHECK_ERROR(kolo_remote_retain(remote), KOLO_EBADF);
+    CHECK_ERROR(kolo_remote_release(remote), KOLO_EBADF);
+}
+
+TEST(a_released_remote_is_refused) {
+    kolo_remote *remote = remote_of(loop);
+    CHECK_OK(kolo_remote_retain(remote));
+    CHECK_OK(kolo_remote_release(remote));
+    CHECK_OK(kolo_remote_wake(remote)); /* one reference is left */
+    CHECK_OK(kolo_remote_release(remote));
+    check_refused(remote);
+    /* Also when others have come into being since, and when the loop is gone. */
+    for (int i = 0; i < 10; i++) {
+        kolo_remote *other = remote_of(loop);
+        CHECK(other != remote);
+        check_refused(remote);
+        CHECK_OK(kolo_remote_wake(other));
+        CHECK_OK(kolo_remote_release(other));
+    }
+    run_to_end(loop);
+    CHECK_INT(seen.calls, 0);
+}
+
+TEST(what_is_no_remote_is_refused) {
+    int number = 0;
+    CHECK_ERROR(kolo_remote_post(NULL, note, NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_remote_wake(NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_remote_retain(NULL), KOLO_EINVAL);
+    CHECK_ERROR(kolo_remote_release(NULL), KOLO_EINVAL);
+    check_refused((kolo_remote *)(void *)loop);
+    check_refused((kolo_remote *)(void *)&number);
+    check_refused((kolo_remote *)1);
+    check_refused((kolo_remote *)UINTPTR_MAX);
+}
+
+TEST(a_process_holds_65536_remotes_at_most) {
+    enum { MOST = 65536 };
+    static kolo_remote *held[MOST];
+    kolo_remote *one_more = NULL;
+    for (int i = 0; i < MOST; i++) CHECK_OK(kolo_loop_remote(loop, &held[i]));
+    CHECK_ERROR(kolo_loop_remote(loop, &one_more), KOLO_ENOBUFS);
+    CHECK(one_more == NULL);
+    CHECK_OK(kolo_remote_release(held[7]));
+    CHECK_OK(kolo_loop_remote(loop, &held[7]));
+    for (int i = 0; i < MOST; i++) CHECK_OK(kolo_remote_release(held[i]));
+}
+
 /* ---- the end of the loop ---- */
 
 TEST_WITHOUT_LOOP(posts_still_waiting_hear_of_the_end) {

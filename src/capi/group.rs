@@ -21,7 +21,7 @@ use super::boundary::{guard, pointer, Out};
 use super::event_loop::{kolo_loop_options, loop_options};
 use super::listener::{self, kolo_listen_options, kolo_listener_handler, listen_options};
 use super::registry;
-use super::remote::give;
+use super::remotes::give;
 use super::sized::{self, first_size, Versioned};
 use super::types::{kolo_group, kolo_loop, kolo_remote};
 use crate::accept::BoxedAcceptor;
@@ -207,7 +207,7 @@ pub extern "C" fn kolo_group_count(group: kolo_group) -> c_int {
 /// kolo_loop_remote.
 ///
 /// Errors: KOLO_EINVAL if `out` is NULL, and for a number of a loop that there is not; KOLO_EBADF for
-/// a group that was joined, or never was.
+/// a group that was joined, or never was; KOLO_ENOBUFS if the process holds 65536 remotes.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_group_remote(
     group: kolo_group,
@@ -218,7 +218,7 @@ pub unsafe extern "C" fn kolo_group_remote(
         // SAFETY: the caller's pointer, as the header asks for it.
         let out = unsafe { Out::new(out)? };
         let remote = self::group(group)?.remote(index as usize);
-        out.set(give(remote.ok_or(Code::EINVAL)?));
+        out.set(give(remote.ok_or(Code::EINVAL)?)?);
         Ok(())
     })
 }

@@ -6,7 +6,7 @@
 //! anew; `tests/header.rs` says how it is put together, and compares.
 //!
 //! Ownership, once for all: a `kolo_loop` is a box that C holds by its pointer and that Rust only
-//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is a box that counts its holders;
+//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is a place in a table, which counts its holders;
 //! everything else is a number or is copied during the call.
 
 // The names are C's, and the documentation is a C manual: its words are not Rust links. What makes
@@ -22,6 +22,7 @@
 mod attempts;
 mod boundary;
 mod registry;
+mod remotes;
 #[cfg(feature = "fs")]
 mod requests;
 mod sized;

@@ -12,7 +12,7 @@ use super::attempts::watching;
 use super::boundary::{c_bool, id, needed, number, pointer, slice, with_loop, Callback, Out};
 use super::listener::{bytes, give_back};
 use super::poll::{descriptor, socket};
-use super::remote::remote;
+use super::remotes;
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
 use super::types::{kolo_loop, kolo_remote, kolo_socket, kolo_stream, kolo_tcp};
@@ -287,7 +287,7 @@ pub unsafe extern "C" fn kolo_tcp_move(
 ) -> c_int {
     with_loop(r#loop, |lp| {
         let call = needed(arrived)?;
-        let to = &self::remote(remote)?.inner;
+        let to = remotes::remote(remote)?;
         let moved = Moved(Callback { call, user });
         self::tcp(tcp)?.move_to(&lp.inner, to, move |lp, outcome| moved.tell(lp, outcome))
     })

@@ -6,7 +6,6 @@
 
 use std::cell::Cell;
 use std::ffi::c_void;
-use std::sync::atomic::AtomicUsize;
 
 use libc::intptr_t;
 
@@ -19,7 +18,6 @@ use super::tables::Tables;
 use super::udp::kolo_udp_handler;
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
-use crate::remote::Remote;
 
 /// An event loop. Made by kolo_loop_new, freed by kolo_loop_free. It belongs to one thread.
 pub struct kolo_loop {
@@ -43,11 +41,9 @@ pub struct kolo_loop {
 }
 
 /// What other threads hold of a loop: see kolo_remote_post and kolo_remote_wake. It is counted
-/// how many hold it, and it may outlive its loop.
-pub struct kolo_remote {
-    pub(super) inner: Remote,
-    pub(super) references: AtomicUsize,
-}
+/// how many hold it, and it may outlive its loop. There is nothing where the pointer points to: it
+/// is a number, so that one that was released is found out (KOLO_EBADF).
+pub struct kolo_remote(());
 
 /// The number of a handle, whatever its kind. 0 is never a handle. Once a handle is closed its
 /// number is dead: every call with it returns KOLO_EBADF, also after its place was taken by a
