@@ -132,7 +132,8 @@ typedef struct kolo_loop kolo_loop;
 
 /**
  * What other threads hold of a loop: see kolo_remote_post and kolo_remote_wake. It is counted
- * how many hold it, and it may outlive its loop.
+ * how many hold it, and it may outlive its loop. There is nothing where the pointer points to: it
+ * is a number, so that one that was released is found out (KOLO_EBADF).
  */
 typedef struct kolo_remote kolo_remote;
 
@@ -985,22 +986,23 @@ typedef void (*kolo_waker_cb)(kolo_loop *loop, kolo_waker waker, void *user);
  * Makes a remote of the loop, to be handed to other threads. The caller holds one reference, and
  * lets it go with kolo_remote_release.
  *
- * Errors: KOLO_EINVAL if `out` is NULL.
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOBUFS if the process holds 65536 remotes.
  */
 int kolo_loop_remote(kolo_loop *loop, kolo_remote **out);
 
 /**
  * Adds a reference to a remote. Any thread that holds one.
  *
- * Errors: KOLO_EINVAL for NULL.
+ * Errors: KOLO_EINVAL for NULL; KOLO_EBADF for one that was released; KOLO_EOVERFLOW for more than
+ * UINT32_MAX references.
  */
 int kolo_remote_retain(kolo_remote *remote);
 
 /**
- * Lets go of a reference; with the last one the remote is freed. Any thread that holds one. May
- * come before or after the loop is freed.
+ * Lets go of a reference; with the last one the remote is freed, and every call with the pointer
+ * returns KOLO_EBADF. Any thread that holds one. May come before or after the loop is freed.
  *
- * Errors: KOLO_EINVAL for NULL.
+ * Errors: KOLO_EINVAL for NULL; KOLO_EBADF for one that was released.
  */
 int kolo_remote_release(kolo_remote *remote);
 
@@ -1012,17 +1014,20 @@ int kolo_remote_release(kolo_remote *remote);
  * When the loop is freed first, the function is called from kolo_loop_free with KOLO_ECANCELED. So
  * after a post that returned 0 the function is called exactly once. Any thread.
  *
- * Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_ENOBUFS if as many wait as the loop's
+ * Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_EBADF for a remote that was released; KOLO_ENOBUFS if as many wait as the loop's
  * post_capacity; KOLO_ECANCELED if the loop is gone. Then the function is not called.
  */
-int kolo_remote_post(kolo_remote *remote, kolo_post_cb cb, void *user);
+int kolo_remote_post(kolo_remote *remote,
+                     kolo_post_cb cb,
+                     void *user);
 
 /**
  * Ends the loop's wait; if the remote is a waker's, its callback runs. Wakes that come before the
  * loop has looked are one: what each of the threads did before is visible to the callback. Costs a
  * few nanoseconds when another wake is on its way already. Any thread.
  *
- * Errors: KOLO_EINVAL for NULL; KOLO_ECANCELED if the loop is gone or the waker is closed.
+ * Errors: KOLO_EINVAL for NULL; KOLO_EBADF for a remote that was released; KOLO_ECANCELED if the loop
+ * is gone or the waker is closed.
  */
 int kolo_remote_wake(kolo_remote *remote);
 
@@ -1039,7 +1044,7 @@ int kolo_waker_open(kolo_loop *loop, kolo_waker_cb cb, void *user, kolo_waker *o
  * Makes a remote whose kolo_remote_wake triggers the waker; functions are posted to the loop as
  * with any remote. The caller holds one reference, and lets it go with kolo_remote_release.
  *
- * Errors: KOLO_EINVAL if `out` is NULL.
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_ENOBUFS if the process holds 65536 remotes.
  */
 int kolo_waker_remote(kolo_loop *loop, kolo_waker waker, kolo_remote **out);
 
@@ -2506,7 +2511,7 @@ int kolo_group_count(kolo_group group);
  * kolo_loop_remote.
  *
  * Errors: KOLO_EINVAL if `out` is NULL, and for a number of a loop that there is not; KOLO_EBADF for
- * a group that was joined, or never was.
+ * a group that was joined, or never was; KOLO_ENOBUFS if the process holds 65536 remotes.
  */
 int kolo_group_remote(kolo_group group,
                       uint32_t index,

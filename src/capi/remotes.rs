@@ -94,7 +94,7 @@ fn find(at: *mut kolo_remote) -> Result<(usize, u64)> {
     let index = (number >> 1) % PLACES;
     let now = TABLE[index].state.load(Ordering::Acquire);
     let expected = shown(generation(now)) | index << 1 | MARK;
-    if number != expected || generation(now) % 2 == 0 {
+    if number != expected || generation(now) & 1 == 0 {
         return Err(missing(at));
     }
     Ok((index, now))
