@@ -49,7 +49,7 @@ run:
 test:
 	@scripts/test
 
-## bench: kolo beside libuv, libev, libevent and raw epoll; ARGS= goes to benches/run
+## bench: kolo beside libuv, libev, libevent, mio, tokio, raw epoll and raw io_uring; ARGS= goes to benches/run
 bench:
 	@scripts/bench $(ARGS)
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import os
 import pathlib
+import re
 import shlex
 import shutil
 import subprocess
@@ -12,6 +13,7 @@ from .machine import BenchError
 
 BENCHES = pathlib.Path(__file__).resolve().parent.parent
 ROOT = BENCHES.parent
+RUST_PEERS = BENCHES / "rust-peers"
 FLAGS = ["-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-pthread"]
 
 
@@ -22,6 +24,9 @@ class Peer:
     package: str  # the pkg-config name, "" where there is none
     libraries: tuple = ()
     driver: str = ""  # kolo's, where it is not the loop's own choice
+    crate: str = ""  # of a Rust library: its programs are in rust-peers/
+    timeouts: bool = True  # whether its server can arm some (--timeouts)
+    flags: tuple = ()  # of its server of requests
 
 
 KOLO = Peer("kolo", "kolo", "kolo", driver="poller")
@@ -30,14 +35,18 @@ LIBUV = Peer("libuv", "libuv", "libuv")
 LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
 LIBEV = Peer("libev", "libev", "", ("-lev",))
 LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
-EPOLL = Peer("epoll, no library", "epoll", "")
+MIO = Peer("mio", "mio", "", crate="mio", timeouts=False)
+TOKIO = Peer("tokio", "tokio", "", crate="tokio")
+EPOLL = Peer("epoll, no library", "epoll", "", timeouts=False)
+URING = Peer("io_uring, no library", "uring", "liburing", timeouts=False)
+RAW = [EPOLL, URING]  # what the system calls alone cost
 PREAD = Peer("pread, no library", "posix", "")
 POSIX = Peer("posix_spawn, no library", "posix", "")
-PEERS = [KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, EPOLL]
+PEERS = [KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, MIO, TOKIO, EPOLL, URING]
 
 SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn", "files": "{}_files"}
-NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace"}
-HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev"}
+NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace", "wrk": "wrk"}
+HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev", "liburing.h": "liburing-dev"}
 
 
 def run(command, **options):
@@ -61,6 +70,8 @@ class Build:
         return self.folder / name
 
     def check_tools(self):
+        if shutil.which("cargo") is None:
+            raise BenchError("mio and tokio need cargo: see https://rustup.rs")
         missing = {package for program, package in NEEDED.items() if shutil.which(program) is None}
         if shutil.which(self.compiler[0]) is None:
             missing.add("gcc")
@@ -96,8 +107,8 @@ class Build:
         self.folder.mkdir(parents=True, exist_ok=True)
         jobs = [("load", BENCHES / "load.c", []), ("udp_load", BENCHES / "datagrams" / "load.c", [])]
         for peer in [*self.peers, POSIX]:
-            if peer in (LIBUV_AGAIN, KOLO_URING):
-                continue  # the same file, run once more
+            if peer in (LIBUV_AGAIN, KOLO_URING) or peer.crate:
+                continue  # the same file, run once more; or cargo's
             flags = self.library_flags(peer)
             for suite, naming in SUITES.items():
                 name = naming.format(peer.source)
@@ -106,26 +117,47 @@ class Build:
                     jobs.append((name, source, flags))
         with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
             list(pool.map(lambda job: self.compile(*job), jobs))
-        return len(jobs)
+        self.build_rust_peers()
+        self.drop_uring_where_it_does_not_work()
 
     def compile(self, name, source, flags):
         run([*self.compiler, *FLAGS, "-o", self.program(name), source, *flags])
 
+    def build_rust_peers(self):
+        """Their own package, with its own lock file: nothing of it is kolo's."""
+        target = self.folder / "rust"
+        run(["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", RUST_PEERS / "Cargo.toml", "--target-dir", target])
+        for source in (RUST_PEERS / "src" / "bin").glob("*.rs"):
+            shutil.copy2(target / "release" / source.stem, self.program(source.stem))
+
+    def drop_uring_where_it_does_not_work(self):
+        """The server needs Linux 6.12; and some systems forbid io_uring."""
+        command = [self.program(SUITES["servers"].format(URING.source))]
+        result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        if result.returncode != 0:
+            print(f"WITHOUT {URING.label}: {result.stderr.strip()}")
+            self.peers.remove(URING)
+
     def versions(self):
-        found = {}
+        found = {peer.label: locked_version(peer.crate) for peer in self.peers if peer.crate}
         for peer in self.peers:
             if peer.package and peer not in (LIBUV_AGAIN, KOLO_URING):
-                found[peer.label] = self.pkg_config("--modversion", peer.package)[0]
+                found[peer.package if peer is URING else peer.label] = self.pkg_config("--modversion", peer.package)[0]
         macros = "#include <ev.h>\n@ EV_VERSION_MAJOR EV_VERSION_MINOR\n"
         text = run([*self.compiler, "-E", "-P", "-x", "c", "-"], input=macros)
         found[LIBEV.label] = ".".join(text.rpartition("@")[2].split())
-        return found
+        return {label: found[label] for label in sorted(found)}
 
     def stripped_bytes(self):
         """The size of kolo's shared library without its symbol table."""
         copy = self.folder / "libkolo.stripped.so"
         run(["strip", "--strip-unneeded", "-o", copy, (self.prefix / "lib" / "libkolo.so").resolve()])
         return copy.stat().st_size
+
+
+def locked_version(crate):
+    lock = (RUST_PEERS / "Cargo.lock").read_text()
+    return re.search(rf'^name = "{crate}"\nversion = "(.+)"$', lock, re.MULTILINE).group(1)
 
 
 def has_driver(prefix, name):

@@ -109,7 +109,7 @@ def measure_datagrams(context, scenario):
     found = {}
     peers = [peer for peer in DATAGRAM_PEERS if peer in context.peers]
     epochs = 1 if context.quick else EPOCHS
-    rounds = context.rounds or (3 if context.quick else ROUNDS)
+    rounds = context.rounds_of(ROUNDS, quick=3)
     slice_ms = 20 if context.quick else SLICE_MS
     kind = EchoPair if scenario.sockets else FloodPair
     for epoch in range(epochs):

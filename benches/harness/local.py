@@ -1,6 +1,6 @@
 """The scenarios without a network: timers, wakes and posts, the price of a turn. Their programs measure themselves."""
 
-from .build import EPOLL, KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, POSIX, PREAD
+from .build import EPOLL, KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, MIO, POSIX, PREAD, TOKIO, URING
 from .programs import run_to_end
 
 # rows as the programs name them, and as they are printed
@@ -53,8 +53,8 @@ def interleaved(context, peers, rounds, measure):
 
 def measure_timers(context):
     count = 20000 if context.quick else 1000000
-    rounds = context.rounds or (1 if context.quick else 7)
-    peers = [peer for peer in context.peers if peer not in (EPOLL, KOLO_URING)]  # no driver has a part in timers
+    rounds = context.rounds_of(7, quick=1)
+    peers = [peer for peer in context.peers if peer not in (KOLO_URING, MIO, EPOLL, URING)]  # no driver has a part in timers
     values = interleaved(
         context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "timers", count)
     )
@@ -63,7 +63,7 @@ def measure_timers(context):
 
 def measure_wakes(context):
     scale = 20 if context.quick else 1
-    rounds = context.rounds or (1 if context.quick else 7)
+    rounds = context.rounds_of(7, quick=1)
     machine = context.machine
 
     def run(peer, scenario, count, cpus=None):
@@ -78,22 +78,21 @@ def measure_wakes(context):
             values["flood_apart"] = run(peer, "flood", 2000000, machine.all_cpus)["flood"]
         return values
 
-    return {"values": interleaved(context, context.peers, rounds, measure)}
+    return {"values": interleaved(context, [peer for peer in context.peers if peer is not URING], rounds, measure)}
 
 
 def measure_waits(context):
     turns = 20000 if context.quick else 500000
-    rounds = context.rounds or (1 if context.quick else 9)
-    values = interleaved(
-        context, context.peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "waits", turns)
-    )
+    rounds = context.rounds_of(9, quick=1)
+    peers = [peer for peer in context.peers if peer not in (MIO, TOKIO, URING)]
+    values = interleaved(context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "waits", turns))
     return {"values": values}
 
 
 def measure_spawn(context, mebibytes, count):
     """Programs started and reaped, from a parent with so much memory resident."""
     count = min(count, 20) if context.quick else count
-    rounds = context.rounds or (1 if context.quick else 5)
+    rounds = context.rounds_of(5, quick=1)
     peers = [peer for peer in context.peers if peer in (KOLO, LIBUV, LIBUV_AGAIN)] + [POSIX]
 
     def measure(peer):
@@ -106,7 +105,7 @@ def measure_spawn(context, mebibytes, count):
 def measure_files(context):
     """Random reads of 4 KiB of a file that the kernel has in memory, 64 in flight."""
     count = 2000 if context.quick else 200000
-    rounds = context.rounds or (1 if context.quick else 9)
+    rounds = context.rounds_of(9, quick=1)
     peers = [peer for peer in context.peers if peer in (KOLO, LIBUV, LIBUV_AGAIN)] + [PREAD]
     machine = context.machine
 

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass
 
 from . import machine as host
-from .build import EPOLL, KOLO, LIBUV_AGAIN
+from .build import KOLO, LIBUV_AGAIN
 from .machine import BenchError
 from .programs import Load, Server
 
@@ -28,6 +28,7 @@ class Echo:
     messages_per_unit: float
     rounds: int
     slice_ms: int
+    apart: bool = False  # the load on another processor than the server
 
 
 MIB = 1024 * 1024
@@ -36,10 +37,18 @@ ECHOES = [
     Echo("echo-50", "50 × 64 B", ("echo", 50, 64, 1), "message", 1, 100, 60),
     Echo("echo-450", "450 × 64 B", ("echo", 450, 64, 1), "message", 1, 48, 100),
     Echo("echo-1000", "1000 × 64 B", ("echo", 1000, 64, 1), "message", 1, 48, 120),
+    Echo("echo-5000", "5000 × 64 B", ("echo", 5000, 64, 1), "message", 1, 24, 250),
     Echo("echo-16k", "50 × 16 KiB", ("echo", 50, 16 * 1024, 1), "message", 1, 48, 100),
     Echo("stream", "streaming, 4", ("echo", 4, 64 * 1024, 4), "MiB", MIB / (64 * 1024), 48, 120),
     Echo("churn", "churn, 16", ("churn", 16, 64), "connection", 1, 32, 120),
 ]
+APART = [
+    Echo("apart-1", "1 × 64 B", ("echo", 1, 64, 1), "message", 1, 24, 60, apart=True),
+    Echo("apart-50", "50 × 64 B", ("echo", 50, 64, 1), "message", 1, 24, 60, apart=True),
+    Echo("apart-1000", "1000 × 64 B", ("echo", 1000, 64, 1), "message", 1, 24, 120, apart=True),
+    Echo("apart-stream", "streaming, 4", ("echo", 4, 64 * 1024, 4), "MiB", MIB / (64 * 1024), 24, 120, apart=True),
+]
+CONNECTIONS_QUICK = 200
 EPOCHS = 4  # each with new processes: where their memory happens to lie also counts
 
 
@@ -48,7 +57,7 @@ def check_servers(context):
     for peer in context.peers:
         if peer is LIBUV_AGAIN:
             continue
-        for flags in [(), ("--timeouts",)] if peer is not EPOLL else [()]:
+        for flags in [(), ("--timeouts",)] if peer.timeouts else [()]:
             with Server(context.machine, context.build, peer, flags) as server:
                 with Load(context.machine, context.build, server, "check") as load:
                     if load.read_line() != "ok":
@@ -73,14 +82,17 @@ def measure_echo(context, scenario):
     costs = {peer.label: [] for peer in context.peers}
     rates = {peer.label: [] for peer in context.peers}
     epochs = 1 if context.quick else EPOCHS
-    rounds = context.rounds or (3 if context.quick else scenario.rounds)
+    rounds = context.rounds_of(scenario.rounds, quick=3)
+    kind, connections, *sizes = scenario.load
+    arguments = (kind, min(connections, CONNECTIONS_QUICK) if context.quick else connections, *sizes)
+    cpus = context.machine.driver_cpus if scenario.apart else None
     slice_ms = 20 if context.quick else scenario.slice_ms
     for epoch in range(epochs):
         with contextlib.ExitStack() as stack:
             pairs = {}
             for peer in context.shuffled(context.peers):
                 server = stack.enter_context(Server(context.machine, context.build, peer))
-                load = stack.enter_context(Load(context.machine, context.build, server, *scenario.load))
+                load = stack.enter_context(Load(context.machine, context.build, server, *arguments, cpus=cpus))
                 load.await_ready()
                 measure_slice(server, load, WARM_UP_MS, scenario.messages_per_unit)
                 pairs[peer] = server, load
@@ -213,11 +225,11 @@ def measure_memory(context):
     """Private memory of the server with N connections that each echoed 64 B once and rest, less that of a server
     that has served one connection: what a program's own memory grows by."""
     connections = min(1000 if context.quick else IDLE_CONNECTIONS, context.machine.descriptors - SPARE_DESCRIPTORS)
-    rounds = context.rounds or (1 if context.quick else 3)
+    rounds = context.rounds_of(3, quick=1)
     found = {"connections": connections, "bytes": {}, "idle": {}}
     for _ in range(rounds):
         for peer in context.shuffled(context.peers):
-            for flags in [(), ("--timeouts",)] if peer is not EPOLL else [()]:
+            for flags in [(), ("--timeouts",)] if peer.timeouts else [()]:
                 if peer is LIBUV_AGAIN:
                     continue
                 grown, idle = memory_of(context, peer, flags, connections)

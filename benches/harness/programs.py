@@ -119,8 +119,8 @@ class Server(Program):
 
 
 class Load(Program):
-    def __init__(self, machine, build, server, *arguments):
-        super().__init__(machine, [str(build.program("load")), server.port, *map(str, arguments)])
+    def __init__(self, machine, build, server, *arguments, cpus=None):
+        super().__init__(machine, [str(build.program("load")), server.port, *map(str, arguments)], cpus)
 
     def await_ready(self):
         if self.read_line() != "ready":

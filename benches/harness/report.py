@@ -1,77 +1,66 @@
 """The report: tables in Markdown, and each target with what was reached."""
 
-from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS, POSIX, PREAD
+from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS
 from .datagrams import DATAGRAMS
 from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
-from .network import ECHOES
+from .network import APART, ECHOES
 from .stats import ratios, summarize
-
-NOT_MEASURED = "not measured"
-
-
-def table(header, rows):
-    """Markdown that is also readable as text."""
-    cells = [header, *rows]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
-
-    def line(row):
-        return "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
-
-    return [line(header), "|" + "|".join("-" * (width + 2) for width in widths) + "|", *map(line, rows), ""]
-
-
-def short(value):
-    """Three significant digits, no more: more would not be true."""
-    if value >= 100:
-        return f"{value:.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}"
-
-
-def spread(summary, digits=2):
-    return f"{summary.median:.{digits}f} ({summary.quartile_low:.{digits}f}–{summary.quartile_high:.{digits}f})"
-
-
-def labels_in(values):
-    return [peer.label for peer in [*PEERS, POSIX, PREAD] if peer.label in values]
-
+from .targets import KOLO_LABELS, RAW_LIMIT_MAX, raw_limit, targets
+from .text import NOT_MEASURED, labels_in, short, spread, table
 
 # ---- sections ----
 
 
-def echo_sections(results):
-    measured = [echo for echo in ECHOES if echo.name in results]
-    if not measured:
-        return []
-    labels = labels_in(results[measured[0].name]["costs"])
-    header = ["server", *(echo.title for echo in measured)]
-    relative, absolute, rates = [], [], []
-    for label in labels:
-        relative_row, absolute_row, rate_row = [label], [label], [label]
-        for echo in measured:
-            costs = results[echo.name]["costs"]
-            relative_row.append(spread(summarize(ratios(costs[label], costs[LIBUV.label]))))
-            absolute_row.append(f"{short(summarize(costs[label]).median * 1e6)} µs")
-            rate_row.append(f"{summarize(results[echo.name]['rates'][label]).median:,.0f}")
-        relative.append(relative_row)
-        absolute.append(absolute_row)
-        rates.append(rate_row)
-    units = ", ".join(f"{echo.title}: per {echo.unit}" for echo in measured if echo.unit != "message")
-    note = "Per message" + (f"; {units}" if units else "") + "."
+def cost_tables(results, scenarios):
+    """For scenarios that have processor time of a server: relative to libuv, relative to the raw limit, absolute, rate."""
+    labels = labels_in(results[scenarios[0].name]["costs"])
+    header = ["server", *(scenario.title for scenario in scenarios)]
+    to_libuv, to_raw, absolute, rates = ([[label] for label in labels] for _ in range(4))
+    for scenario in scenarios:
+        costs = results[scenario.name]["costs"]
+        limit = raw_limit(costs)
+        for row, label in enumerate(labels):
+            to_libuv[row].append(spread(summarize(ratios(costs[label], costs[LIBUV.label]))))
+            to_raw[row].append(beside_raw(label, summarize(ratios(costs[label], costs[limit]))) if limit else "-")
+            absolute[row].append(f"{short(summarize(costs[label]).median * 1e6)} µs")
+            rates[row].append(f"{summarize(results[scenario.name]['rates'][label]).median:,.0f}")
+    units = ", ".join(f"{scenario.title}: per {scenario.unit}" for scenario in scenarios if scenario.unit != "message")
     return [
-        "## Processor time of the server, relative to libuv",
+        f"Relative to libuv: median (quartiles) of the ratio within each round; below 1 is cheaper. “{LIBUV_AGAIN.label}” is a "
+        "second process of the same libuv program: how far it is from 1 is the error of the table.",
         "",
-        "Median (quartiles) of the ratio within each round; below 1 is cheaper than libuv. "
-        f"Connections × message size. The row “{LIBUV_AGAIN.label}” is a second process of the same libuv program: "
-        "how far it is from 1 is the error of this table.",
+        *table(header, to_libuv),
+        "Relative to the better of plain epoll and plain io_uring, in the same way. What of kolo's is above "
+        f"{RAW_LIMIT_MAX} is printed **so**.",
         "",
-        *table(header, relative),
-        f"Median processor time. {note}",
+        *table(header, to_raw),
+        "Median processor time. Per message" + (f"; {units}" if units else "") + ".",
         "",
         *table(header, absolute),
-        "Median rate a second, client and server sharing one processor. The same units.",
+        "Median rate a second. The same units.",
         "",
         *table(header, rates),
     ]
+
+
+def beside_raw(label, summary):
+    text = spread(summary)
+    too_much = label in KOLO_LABELS and summary.median > RAW_LIMIT_MAX
+    return f"**{text}**" if too_much else text
+
+
+def echo_sections(results):
+    lines = []
+    measured = [echo for echo in ECHOES if echo.name in results]
+    if measured:
+        lines += ["## Processor time of the server", "", "Client and server on one processor; connections × message size.", ""]
+        lines += cost_tables(results, measured)
+    measured = [echo for echo in APART if echo.name in results]
+    if measured:
+        lines += ["## The same, client and server each on a processor of its own", ""]
+        lines += ["The wake-ups between the processors are in these figures, and they spread much wider.", ""]
+        lines += cost_tables(results, measured)
+    return lines
 
 
 def call_section(results):
@@ -158,6 +147,9 @@ def local_section(results, name, title, note, names):
             continue
         row = [printed]
         for label in labels:
+            if key not in values[label]:
+                row.append("-")
+                continue
             summary = summarize(values[label][key])
             text = short(summary.median)
             if label == KOLO.label:
@@ -182,93 +174,6 @@ def timer_section(results):
     return lines + [f"Elapsed time until all random timers, due within 999 ms, had fired: {walls}.", ""]
 
 
-# ---- targets ----
-
-
-def at_most(value, limit, unit=""):
-    if value <= limit:
-        return "yes"
-    return f"no: {value - limit:.3g}{unit} ({(value / limit - 1) * 100:.1f} %) too much"
-
-
-def targets(results):
-    rows = []
-
-    def add(what, goal, measured, verdict):
-        rows.append([what, goal, measured, verdict])
-
-    for name in ("echo-1", "echo-50"):
-        echo = next(echo for echo in ECHOES if echo.name == name)
-        what, goal = f"processor time per message, {echo.title}, of libuv's", "≤ 0.97"
-        costs = results.get(name, {}).get("costs", {})
-        if KOLO.label not in costs:
-            add(what, goal, NOT_MEASURED, "-")
-            continue
-        summary = summarize(ratios(costs[KOLO.label], costs[LIBUV.label]))
-        control = summarize(ratios(costs[LIBUV_AGAIN.label], costs[LIBUV.label]))
-        measured = (
-            f"{summary.median:.3f} (95 %: {summary.interval_low:.3f}–{summary.interval_high:.3f}; A/A {control.median:.3f})"
-        )
-        add(what, goal, measured, at_most(summary.median, 0.97))
-
-    for key in ("insert_ascending", "insert_random", "run_ascending", "run_random", "rearm"):
-        what, goal = f"timers, {TIMERS[key]}: libuv ÷ kolo", "≥ 10"
-        values = results.get("timers", {}).get("values", {})
-        if KOLO.label not in values:
-            add(what, goal, NOT_MEASURED, "-")
-            continue
-        ratio = summarize(ratios(values[LIBUV.label][key], values[KOLO.label][key]))
-        measured = f"{short(ratio.median)} ({short(ratio.quartile_low)}–{short(ratio.quartile_high)})"
-        add(what, goal, measured, "yes" if ratio.median >= 10 else f"no: {short(10 - ratio.median)} short")
-
-    what, goal = "bytes per idle connection, both timeouts armed", "≤ 160"
-    grown = results.get("memory", {}).get("bytes", {}).get((KOLO.label, True))
-    if grown:
-        add(what, goal, f"{summarize(grown).median:.0f}", at_most(summarize(grown).median, 160, " B"))
-    else:
-        add(what, goal, NOT_MEASURED, "-")
-
-    what, goal = "coalesced wake", "≤ 4 ns"
-    wakes = results.get("wakes", {}).get("values", {}).get(KOLO.label)
-    if wakes:
-        summary = summarize(wakes["coalesced"])
-        add(what, goal, f"{short(summary.median)} ns", at_most(summary.median, 4, " ns"))
-    else:
-        add(what, goal, NOT_MEASURED, "-")
-
-    for name, of, factor in (("spawn", "", 1), ("spawn-2g", ", 2 GiB resident", 5)):
-        what = f"libuv's time for a program started and reaped ÷ kolo's{of}"
-        values = results.get(name, {}).get("values", {})
-        if values.get(KOLO.label) and values.get(LIBUV.label):
-            ratio = summarize(ratios(values[LIBUV.label]["one_time"], values[KOLO.label]["one_time"]))
-            measured = f"{short(ratio.median)} ({short(ratio.quartile_low)}–{short(ratio.quartile_high)})"
-            add(what, f"≥ {factor}", measured, "yes" if ratio.median >= factor else f"no: {short(factor - ratio.median)} short")
-        else:
-            add(what, f"≥ {factor}", NOT_MEASURED, "-")
-
-    for scenario in DATAGRAMS:
-        if scenario.name == "udp-echo-peers":
-            continue  # the network stack alone: no goal
-        what, goal = f"datagrams per processor second, {scenario.title}: of libuv's", "≥ 2"
-        values = results.get(scenario.name, {})
-        if KOLO.label not in values:
-            add(what, goal, NOT_MEASURED, "-")
-            continue
-        ratio = summarize(ratios(values[LIBUV.label]["cost"], values[KOLO.label]["cost"]))
-        measured = f"{short(ratio.median)} ({short(ratio.quartile_low)}–{short(ratio.quartile_high)})"
-        add(what, goal, measured, "yes" if ratio.median >= 2 else f"no: {short(2 - ratio.median)} short")
-
-    # A wait that was interrupted by the counter's coming and going may be counted twice.
-    for count, goal, limit in ((1, "3", 3.005), (50, "about 2.0", 2.1)):
-        what = f"system calls per message, {count} connection{'s' if count > 1 else ''}"
-        row = results.get("syscalls", {}).get("connections", {}).get(count, {}).get(KOLO.label)
-        if row:
-            add(what, goal, f"{row['per_message']:.3f}", at_most(row["per_message"], limit))
-        else:
-            add(what, goal, NOT_MEASURED, "-")
-    return rows
-
-
 def size_line(results):
     size = results.get("stripped_bytes")
     return [f"Size of the stripped shared library: {f'{size:,} bytes' if size else NOT_MEASURED}.", ""]
@@ -277,7 +182,7 @@ def size_line(results):
 def render(results, facts, versions, heading):
     lines = ["# Benchmark results", "", *heading, ""]
     lines += [f"* {name}: {value}" for name, value in facts.items()]
-    lines += ["* " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; all linked as shared libraries", ""]
+    lines += ["* " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; those in C linked as shared libraries", ""]
     lines += ["## Targets", "", *table(["what", "goal", "measured", "reached"], targets(results)), *size_line(results)]
     lines += echo_sections(results) + datagram_section(results) + call_section(results) + memory_section(results) + timer_section(results)
     lines += local_section(
@@ -285,7 +190,7 @@ def render(results, facts, versions, heading):
         "wakes",
         "Wakes and posts",
         "Processor time of the whole process, per wake, round trip or post, median. A coalesced wake finds one pending. "
-        "Only kolo has a post; the others are given a bounded queue under a mutex and their own wake. "
+        "Only kolo has a post, and tokio a channel; the others are given a bounded queue under a mutex and their own wake. "
         "Plain epoll writes an eventfd for each wake.",
         WAKES,
     )
