@@ -52,7 +52,9 @@ pub(crate) mod terminal;
 
 use std::io::{self, Read};
 
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+use crate::error::{Code, Error, Result};
 
 /// The descriptor of a socket as the system has it: `RawFd`, or `RawSocket` on Windows.
 pub type RawSocket = Descriptor;
@@ -92,8 +94,32 @@ pub(crate) fn receive(socket: &Socket, memory: &mut [u8]) -> io::Result<usize> {
     }
 }
 
+/// Begins to connect. A call that a signal interrupted has begun too (connect(2)): asked again, the system says how
+/// far it is.
+pub(crate) fn connect(socket: &Socket, to: &SockAddr) -> Result<()> {
+    let mut begun = false;
+    loop {
+        match socket.connect(to).map_err(Error::from) {
+            Err(error) if error.code() == Code::EINTR => begun = true,
+            Err(error) if begun && matches!(error.code(), Code::EALREADY | Code::EISCONN) => {
+                return Ok(());
+            }
+            outcome => return outcome,
+        }
+    }
+}
+
 /// One waiting connection of a listener, as [`tcp_socket`] makes them.
 pub(crate) fn accept(listener: &Socket) -> io::Result<Socket> {
+    loop {
+        match accept_once(listener) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+fn accept_once(listener: &Socket) -> io::Result<Socket> {
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
     {
         let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

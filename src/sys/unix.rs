@@ -141,9 +141,13 @@ pub(crate) fn keep_errno(run: impl FnOnce()) {
 /// wakes already. Async-signal-safe, and errno is left as it was.
 pub(crate) fn write_event(descriptor: Descriptor) {
     let one = 1u64.to_ne_bytes();
-    keep_errno(|| {
+    keep_errno(|| loop {
         // SAFETY: eight bytes of our own are handed to write(2), which is async-signal-safe.
-        unsafe { libc::write(descriptor, one.as_ptr().cast(), one.len()) };
+        let written = unsafe { libc::write(descriptor, one.as_ptr().cast(), one.len()) };
+        // SAFETY: this thread's own. An interrupted write has woken nobody.
+        if written >= 0 || unsafe { *errno_location() } != libc::EINTR {
+            break;
+        }
     });
 }
 

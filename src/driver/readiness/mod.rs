@@ -25,7 +25,7 @@ use super::{
     would_block, Buffer, Completion, Driver, Interest, Object, Passed, ReceiveInto, Received,
     Source, Sources, State, Wake, RECEIVE_BUDGET,
 };
-use crate::error::{Code, Error, Result};
+use crate::error::{Code, Result};
 use crate::handles::Id;
 use crate::sys::datagrams::{Batch, Outgoing};
 use crate::sys::{self, Descriptor, OwnedDescriptor};
@@ -437,7 +437,7 @@ impl<S: Selector> Driver for Readiness<S> {
     }
 
     fn connect(&mut self, id: Id, source: &mut Source, to: &SockAddr) -> Result<()> {
-        if let Err(error) = source.socket()?.connect(to).map_err(Error::from) {
+        if let Err(error) = sys::connect(source.socket()?, to) {
             let goes_on = match source.object {
                 Object::Local(_) => error.code() == Code::EINPROGRESS,
                 _ => matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN),

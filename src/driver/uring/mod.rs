@@ -379,7 +379,7 @@ impl Driver for Uring {
         if !is_native(source) {
             return self.inner.connect(id, source, to);
         }
-        if let Err(error) = source.socket()?.connect(to).map_err(Error::from) {
+        if let Err(error) = crate::sys::connect(source.socket()?, to) {
             if !matches!(error.code(), Code::EINPROGRESS | Code::EAGAIN) {
                 return Err(error);
             }

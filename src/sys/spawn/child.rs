@@ -226,14 +226,20 @@ fn place_descriptors(context: &Context<'_>, pipe: &mut RawFd) -> Result<(), Fail
     for passed in moved.iter() {
         // SAFETY: these take numbers only. dup2 leaves the new one without FD_CLOEXEC; where
         // nothing is to be copied, the flag goes.
-        let outcome = unsafe {
+        let outcome = || unsafe {
             if passed.source == passed.target {
                 libc::fcntl(passed.target, libc::F_SETFD, 0)
             } else {
                 libc::dup2(passed.source, passed.target)
             }
         };
-        check(outcome, STEP)?;
+        while outcome() < 0 {
+            // Where there was a descriptor before, dup2 closes it, and that may be interrupted.
+            let failure = failed(STEP);
+            if failure.errno != libc::EINTR {
+                return Err(failure);
+            }
+        }
     }
     Ok(())
 }
