@@ -90,6 +90,10 @@ pub(crate) const EVENTS_MAX: usize = 64 * 1024;
 /// would only make the array on the stack bigger.
 pub(crate) const SLICES_MAX: usize = 64;
 
+/// Connections in a row that went away before they were accepted, or that a firewall or a policy of the system kept
+/// back: after so many the listener is told. Such a policy may keep back all, and then trying on would be spinning.
+pub(crate) const GONE_MAX: u32 = 64;
+
 bitflags! {
     /// What a source waits for, and what is known of it.
     #[derive(Clone, Copy, PartialEq, Eq)]

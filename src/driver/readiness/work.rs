@@ -5,7 +5,7 @@ use std::io;
 use super::{Current, Readiness, Selector};
 use crate::driver::{
     would_block, Buffer, Completion, Interest, Object, Passed, ReceiveInto, Received, Source,
-    State, RECEIVE_BUFFER,
+    State, GONE_MAX, RECEIVE_BUFFER,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -69,25 +69,29 @@ impl<S: Selector> Readiness<S> {
     }
 
     fn accept(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+        let mut gone = 0;
         loop {
             if now.accepted >= self.accept_limit(now.id) {
                 self.carry(now.id, source);
                 return None;
             }
-            now.accepted += 1;
             match source
                 .socket()
                 .map_err(io::Error::from)
                 .and_then(sys::accept)
             {
-                Ok(socket) => return Some(Completion::Accepted(now.id, socket)),
+                Ok(socket) => {
+                    now.accepted += 1;
+                    return Some(Completion::Accepted(now.id, socket));
+                }
                 Err(error) if would_block(&error) => {
                     source.state.remove(State::READABLE | State::HANGUP);
                     return None;
                 }
                 Err(error) => {
                     let error = Error::from(error);
-                    if is_of_one_connection(error.code()) {
+                    if is_of_one_connection(error.code()) && gone < GONE_MAX {
+                        gone += 1;
                         continue;
                     }
                     // Still readable: accepting can be started again for those who wait.
@@ -314,8 +318,7 @@ pub(in crate::driver) fn is_of_one_connection(code: Code) -> bool {
     use Code::*;
     matches!(
         code,
-        EINTR
-            | ECONNABORTED
+        ECONNABORTED
             | ECONNRESET
             | EPROTO
             | ENETDOWN

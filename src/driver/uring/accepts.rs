@@ -3,7 +3,7 @@
 use super::lines::Status;
 use super::Uring;
 use crate::driver::readiness::work::is_of_one_connection;
-use crate::driver::{would_block, Completion, Source, Sources, State};
+use crate::driver::{would_block, Completion, Source, Sources, State, GONE_MAX};
 use crate::error::{Error, Result};
 use crate::handles::Id;
 use crate::sys;
@@ -49,22 +49,24 @@ impl Uring {
         let source = sources.source(id)?;
         let mut limits = self.accept_limits.iter();
         let limit = limits.find(|(listener, _)| *listener == id)?.1;
+        let mut gone = 0;
         while source.state.contains(State::ACCEPT) {
             if now.accepted >= limit {
                 self.carry(id);
                 return None;
             }
-            now.accepted += 1;
             let accepted = source.socket().map_err(std::io::Error::from);
             match accepted.and_then(sys::accept) {
                 Ok(socket) => {
+                    now.accepted += 1;
                     self.accepting = Some(now);
                     return Some(Completion::Accepted(id, socket));
                 }
                 Err(error) if would_block(&error) => return None,
                 Err(error) => {
                     let error = Error::from(error);
-                    if is_of_one_connection(error.code()) {
+                    if is_of_one_connection(error.code()) && gone < GONE_MAX {
+                        gone += 1;
                         continue;
                     }
                     source.state.remove(State::ACCEPT);
