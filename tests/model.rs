@@ -12,13 +12,21 @@
 //! - `KOLO_MODEL_SEED`: plays this seed alone, with a trace of everything that happens if it fails.
 //! - `KOLO_MODEL_BASE`: the first seed; as made, always the same.
 
-#![cfg(all(unix, feature = "net"))]
+#![cfg(all(
+    unix,
+    feature = "net",
+    feature = "local",
+    feature = "fs",
+    feature = "process"
+))]
 
 mod model {
     pub mod connections;
+    pub mod datagrams;
     pub mod descriptors;
     mod found;
     pub mod listeners;
+    pub mod local;
     pub mod operations;
     pub mod program;
     pub mod random;

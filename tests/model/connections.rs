@@ -4,19 +4,23 @@
 //! received must be the pieces, whole and in their order.
 
 use std::collections::{HashMap, VecDeque};
+use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
 use std::time::Duration;
 
 use socket2::SockRef;
 
-use kolo::Loop;
+use kolo::{Kind, Loop};
 
+use super::listeners::Place;
 use super::random::Random;
-use super::world::{Body, World};
+use super::world::{Body, Handle, World};
 
-const PATTERN: usize = 1 << 20;
+pub const PATTERN: usize = 1 << 20;
 /// The longest write.
 pub const PIECE_MAX: usize = 300_000;
 
@@ -106,13 +110,62 @@ impl Direction {
     }
 }
 
+/// What the test drives by itself. None of them waits.
+pub enum Raw {
+    Tcp(TcpStream),
+    Local(UnixStream),
+    Pipe(File),
+}
+
+impl Raw {
+    pub fn local(socket: UnixStream) -> Option<Raw> {
+        socket.set_nonblocking(true).ok()?;
+        Some(Raw::Local(socket))
+    }
+
+    pub fn pipe(descriptor: OwnedFd) -> Option<Raw> {
+        let at = descriptor.as_raw_fd();
+        // SAFETY: it is an open descriptor, and only its status flags are changed.
+        let flags = unsafe { libc::fcntl(at, libc::F_GETFL) };
+        // SAFETY: as above.
+        let set = unsafe { libc::fcntl(at, libc::F_SETFL, flags | libc::O_NONBLOCK) };
+        (set == 0).then(|| Raw::Pipe(descriptor.into()))
+    }
+
+    fn read(&mut self, bytes: &mut [u8]) -> std::io::Result<usize> {
+        match self {
+            Raw::Tcp(socket) => socket.read(bytes),
+            Raw::Local(socket) => socket.read(bytes),
+            Raw::Pipe(pipe) => pipe.read(bytes),
+        }
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        match self {
+            Raw::Tcp(socket) => socket.write(bytes),
+            Raw::Local(socket) => socket.write(bytes),
+            Raw::Pipe(pipe) => pipe.write(bytes),
+        }
+    }
+
+    /// Ends what it sends; false for a pipe, which is closed for that.
+    fn shutdown(&mut self) -> std::io::Result<bool> {
+        match self {
+            Raw::Tcp(socket) => socket.shutdown(Shutdown::Write)?,
+            Raw::Local(socket) => socket.shutdown(Shutdown::Write)?,
+            Raw::Pipe(_) => return Ok(false),
+        }
+        Ok(true)
+    }
+}
+
 pub enum End {
     /// Not accepted yet.
     Pending,
     /// A stream of the loop: the handle.
     Kolo(usize),
-    /// A socket that the test drives.
-    Raw(TcpStream),
+    /// One that the test drives.
+    Raw(Raw),
     Gone,
 }
 
@@ -122,6 +175,8 @@ pub struct Connection {
     pub directions: [Direction; 2],
     /// The end may find the connection broken: the other one is gone.
     pub breakable: [bool; 2],
+    /// A pipe: only the first end sends.
+    pub one_way: bool,
     /// Where it was accepted, or will be.
     pub listener: Option<usize>,
     /// Which it is cannot be told: it was reset before it was accepted.
@@ -146,10 +201,20 @@ impl Connections {
             ends,
             directions: Default::default(),
             breakable: [false; 2],
+            one_way: false,
             listener,
             unknown: false,
         });
         self.all.len() - 1
+    }
+
+    pub fn add_one_way(&mut self, ends: [End; 2]) -> usize {
+        let at = self.add(ends, None);
+        let connection = &mut self.all[at];
+        connection.one_way = true;
+        let unused = &mut connection.directions[1];
+        (unused.ending, unused.shut, unused.ended) = (true, true, true);
+        at
     }
 
     /// Where in the pattern the next piece is cut.
@@ -261,19 +326,24 @@ impl World {
             };
             self.note(|| format!("raw end of connection {connection} accepted"));
             if matches!(self.net.all[connection].ends[1], End::Pending) {
-                self.net.all[connection].ends[1] = End::Raw(socket);
+                self.net.all[connection].ends[1] = End::Raw(Raw::Tcp(socket));
             }
         }
     }
 
     /// Connects to a listener of the loop.
     pub fn raw_connect(&mut self, number: u32) {
-        let chosen = self.choose_kind(number & !1, kolo::Kind::Listener);
-        let Some(listener) = chosen else { return };
-        let Body::Listener(model) = &self.handles[listener].body else {
+        let listens = |handle: &Handle| matches!(handle.body, Body::Listener(_));
+        let Some(listener) = self.choose(number & !1, listens) else {
             return;
         };
-        let (address, port) = (model.address, model.address.port());
+        if self.handles[listener].kind() == Kind::LocalListener {
+            return self.local_raw_connect(listener);
+        }
+        let Place::Tcp(address) = self.listener(listener).place else {
+            return;
+        };
+        let port = address.port();
         // The backlog has room for it, so that this needs no turn of the loop.
         let Ok(socket) = TcpStream::connect_timeout(&address, Duration::from_secs(10)) else {
             return;
@@ -284,7 +354,7 @@ impl World {
         };
         let connection = self
             .net
-            .add([End::Raw(socket), End::Pending], Some(listener));
+            .add([End::Raw(Raw::Tcp(socket)), End::Pending], Some(listener));
         self.note(|| format!("raw end of connection {connection} connects to #{listener}"));
         self.net.by_ports.insert((port, local.port()), connection);
     }
@@ -298,7 +368,7 @@ impl World {
         all.get(number as usize % count).copied()
     }
 
-    fn raw(&mut self, at: usize, side: usize) -> Option<&mut TcpStream> {
+    fn raw(&mut self, at: usize, side: usize) -> Option<&mut Raw> {
         match &mut self.net.all[at].ends[side] {
             End::Raw(socket) => Some(socket),
             _ => None,
@@ -340,6 +410,9 @@ impl World {
 
     /// Reads at most so much; whether there was anything.
     pub fn raw_read(&mut self, lp: &Loop, at: usize, side: usize, most: usize) -> bool {
+        if side == 0 && self.net.all[at].one_way {
+            return false;
+        }
         let mut bytes = vec![0; most.max(1)];
         let Some(socket) = self.raw(at, side) else {
             return false;
@@ -390,8 +463,9 @@ impl World {
         let Some(socket) = self.raw(at, side) else {
             return;
         };
-        match socket.shutdown(Shutdown::Write) {
-            Ok(()) => {
+        match socket.shutdown() {
+            Ok(false) => self.end_gone(at, side, 0),
+            Ok(true) => {
                 self.net.all[at].directions[side].ending = true;
                 self.net.all[at].directions[side].shut = true;
             }
@@ -404,7 +478,7 @@ impl World {
             return;
         };
         self.note(|| format!("raw {at}.{side} closes, resets {resets}"));
-        if let (true, Some(socket)) = (resets, self.raw(at, side)) {
+        if let (true, Some(Raw::Tcp(socket))) = (resets, self.raw(at, side)) {
             // It works on every socket; if not, it is closed the other way.
             let _ = SockRef::from(&*socket).set_linger(Some(Duration::ZERO));
         }

@@ -1,20 +1,34 @@
 //! Listeners, and the ways in which streams of the loop come to be.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpListener as StdListener, TcpStream as StdStream};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use kolo::{
-    Code, ConnectOptions, Error, Kind, ListenOptions, ListenerHandler, Loop, TcpListener, TcpStream,
+    ConnectOptions, Error, Id, Kind, ListenOptions, ListenerHandler, LocalListener, LocalStream,
+    Loop, Pipe, TcpListener, TcpStream,
 };
 use socket2::{Domain, Socket, Type};
 
-use super::connections::End;
+use super::connections::{End, Raw};
+use super::local::refuses_broken;
 use super::streams::{Handler, StreamModel};
 use super::world::{called, called_then, nanoseconds, Body, Callback, Life, Token, World};
 
+pub enum Place {
+    Tcp(SocketAddr),
+    /// A socket file.
+    Local(PathBuf),
+}
+
 pub struct ListenerModel {
-    pub address: SocketAddr,
+    pub place: Place,
     pub paused: bool,
+    /// Of a Unix-domain listener, whose connections have no names: those that are to be accepted,
+    /// in their order.
+    pub waiting: VecDeque<usize>,
 }
 
 struct Accepts {
@@ -32,11 +46,7 @@ impl ListenerHandler for Accepts {
             |world| accepted = world.accepted(lp, self.at, tcp),
             |_| (),
         );
-        super::world::outside(|world| {
-            if let Some(stream) = accepted {
-                world.accept_ended(stream);
-            }
-        });
+        after_accept(accepted);
     }
 
     fn on_error(&mut self, lp: &Loop, _listener: TcpListener, error: Error) {
@@ -51,6 +61,15 @@ impl ListenerHandler for Accepts {
             world.handler_closed(lp, at)
         });
     }
+}
+
+/// When `on_accept` has returned.
+pub fn after_accept(accepted: Option<usize>) {
+    super::world::outside(|world| {
+        if let Some(stream) = accepted {
+            world.accept_ended(stream);
+        }
+    });
 }
 
 fn buffers(number: u32) -> (Option<u32>, Option<u32>) {
@@ -77,15 +96,16 @@ impl World {
         let listener = self.opened("TcpListener::listen_with", opened)?;
         let address = self.outcome("TcpListener::address", listener.address(lp), None)?;
         let model = ListenerModel {
-            address,
+            place: Place::Tcp(address),
             paused: false,
+            waiting: VecDeque::new(),
         };
         self.add(listener.id(), Body::Listener(model));
         self.handles[at].handler_owed = true;
         Some(at)
     }
 
-    fn listener(&mut self, at: usize) -> &mut ListenerModel {
+    pub fn listener(&mut self, at: usize) -> &mut ListenerModel {
         match &mut self.handles[at].body {
             Body::Listener(listener) => listener,
             _ => unreachable!("#{at} is a listener"),
@@ -93,11 +113,16 @@ impl World {
     }
 
     pub fn pause(&mut self, lp: &Loop, at: usize, paused: bool) {
-        let listener = TcpListener::from_id(self.handles[at].id);
-        let got = if paused {
-            listener.pause(lp)
-        } else {
-            listener.resume(lp)
+        let (id, local) = (
+            self.handles[at].id,
+            self.handles[at].kind() == Kind::LocalListener,
+        );
+        let (tcp_listener, local_listener) = (TcpListener::from_id(id), LocalListener::from_id(id));
+        let got = match (paused, local) {
+            (true, false) => tcp_listener.pause(lp),
+            (false, false) => tcp_listener.resume(lp),
+            (true, true) => local_listener.pause(lp),
+            (false, true) => local_listener.resume(lp),
         };
         self.outcome(if paused { "pause" } else { "resume" }, got, None);
         self.listener(at).paused = paused;
@@ -115,10 +140,11 @@ impl World {
     }
 
     fn accepted(&mut self, lp: &Loop, listener: usize, tcp: TcpStream) -> Option<usize> {
-        let (paused, port) = {
-            let listener = self.listener(listener);
-            (listener.paused, listener.address.port())
+        let paused = self.listener(listener).paused;
+        let Place::Tcp(SocketAddr::V4(at)) = &self.listener(listener).place else {
+            return None;
         };
+        let port = at.port();
         self.check(!paused, || {
             format!("listener #{listener} accepts while it is paused")
         });
@@ -138,14 +164,18 @@ impl World {
                 format!("a connection from port {from} that nobody made")
             });
         }
-        let stream = self.add_stream(tcp.id(), connection, 1);
+        Some(self.accepted_as(lp, tcp.id(), Kind::Tcp, connection))
+    }
+
+    pub fn accepted_as(&mut self, lp: &Loop, id: Id, kind: Kind, connection: usize) -> usize {
+        let stream = self.add_stream(id, kind, connection, 1);
         self.note(|| format!("#{stream} is connection {connection}.1"));
         self.net.all[connection].ends[1] = End::Kolo(stream);
         self.current = Some(stream);
         if self.random.percent(85) {
             self.attach(lp, stream);
         }
-        Some(stream)
+        stream
     }
 
     /// A stream that has no handler when `on_accept` returns is closed.
@@ -157,8 +187,12 @@ impl World {
         }
     }
 
-    pub fn add_stream(&mut self, id: kolo::Id, connection: usize, side: usize) -> usize {
-        let model = StreamModel::new(connection, side);
+    pub fn add_stream(&mut self, id: Id, kind: Kind, connection: usize, side: usize) -> usize {
+        let mut model = StreamModel::new(kind, connection, side);
+        if self.net.all[connection].one_way {
+            // What it cannot do has ended already.
+            (model.ended, model.shutting) = (side == 0, side == 1);
+        }
         self.add(id, Body::Stream(Box::new(model)))
     }
 
@@ -193,13 +227,9 @@ impl World {
         let Some(tcp) = self.opened("TcpStream::connect_with", opened) else {
             return;
         };
-        let connection = self.net.add([End::Kolo(at), End::Pending], ends);
-        self.add_stream(tcp.id(), connection, 0);
-        self.note(|| format!("#{at} is connection {connection}.0 to {address}"));
-        self.handles[at].handler_owed = true;
+        let connection = self.net.add([End::Gone, End::Pending], ends);
+        self.stream_made(lp, tcp.id(), Kind::Tcp, connection, 0, reads);
         let stream = self.stream(at);
-        stream.attached = true;
-        stream.reading = reads;
         stream.connecting = true;
         stream.connect_due = options
             .timeout
@@ -215,7 +245,9 @@ impl World {
 
     pub fn connect(&mut self, lp: &Loop, number: u32, how: u32) {
         if let Some(listener) = self.choose_kind(number & !1, Kind::Listener) {
-            let address = self.listener(listener).address;
+            let Place::Tcp(address) = self.listener(listener).place else {
+                return;
+            };
             self.connect_to(lp, address, how, Some(listener), false);
         }
     }
@@ -263,15 +295,15 @@ impl World {
         };
         let Ok((one, other)) = pair() else { return };
         let connection = self.net.add([End::Gone, End::Gone], None);
-        self.adopt_as(lp, connection, 0, one);
+        self.adopt_as(lp, connection, 0, Raw::Tcp(one));
         if number.is_multiple_of(2) {
-            self.adopt_as(lp, connection, 1, other);
+            self.adopt_as(lp, connection, 1, Raw::Tcp(other));
         } else {
-            self.net.all[connection].ends[1] = End::Raw(other);
+            self.net.all[connection].ends[1] = End::Raw(Raw::Tcp(other));
         }
     }
 
-    pub fn adopt_as(&mut self, lp: &Loop, connection: usize, side: usize, socket: StdStream) {
+    pub fn adopt_as(&mut self, lp: &Loop, connection: usize, side: usize, raw: Raw) {
         let at = self.handles.len();
         let handler = Handler::new(self, at, 0);
         let reads = handler.reads;
@@ -281,29 +313,35 @@ impl World {
                 .directions
                 .iter()
                 .all(|direction| direction.ending);
-        let adopted = TcpStream::adopt(lp, socket, handler);
+        let (adopted, kind) = match raw {
+            Raw::Tcp(socket) => (
+                TcpStream::adopt(lp, socket, handler).map(TcpStream::id),
+                Kind::Tcp,
+            ),
+            Raw::Local(socket) => (
+                LocalStream::adopt(lp, OwnedFd::from(socket), handler).map(LocalStream::id),
+                Kind::Local,
+            ),
+            Raw::Pipe(pipe) => (Pipe::adopt(lp, pipe, handler).map(Pipe::id), Kind::Pipe),
+        };
         if let (true, Err(error)) = (broken, &adopted) {
-            if matches!(error.code(), Code::ENOTCONN | Code::EINVAL) {
+            if refuses_broken(error.code()) {
                 return self.end_gone(connection, side, usize::MAX);
             }
         }
-        let Some(tcp) = self.opened("TcpStream::adopt", adopted) else {
+        let Some(id) = self.opened("adopt", adopted) else {
             return self.end_gone(connection, side, usize::MAX);
         };
-        self.add_stream(tcp.id(), connection, side);
-        self.note(|| format!("#{at} is connection {connection}.{side}"));
-        self.net.all[connection].ends[side] = End::Kolo(at);
-        self.handles[at].handler_owed = true;
-        let now = nanoseconds(lp);
+        self.stream_made(lp, id, kind, connection, side, reads);
+        if kind == Kind::Pipe {
+            return;
+        }
         let ending = self.net.all[connection].directions[side].ending;
         self.net.all[connection].directions[1 - side].ended = false;
         if ending {
             self.net.all[connection].directions[side].lost = usize::MAX;
         }
         let stream = self.stream(at);
-        stream.attached = true;
-        stream.reading = reads;
-        stream.last_read = now;
         // Its system's end was shut down under another handle: writing finds it broken.
         stream.end_shut = ending;
     }

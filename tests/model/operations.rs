@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use kolo::{
-    Code, Hook, Id, Interest, Kind, Loop, Poll, RunMode, Signal, Stream, TcpListener, TcpStream,
-    Timer, Waker,
+    Code, Datagram, Hook, Id, Interest, Kind, LocalListener, LocalStream, Loop, Pipe, Poll,
+    RunMode, Signal, Stream, TcpListener, TcpStream, Timer, Transmit, UdpSocket, Waker,
 };
 
 use super::program::{Operation, What};
 use super::stream_calls::length;
-use super::world::{called, Body, Callback, Life, Stage, Token, World};
+use super::world::{called, Body, Callback, Handle, Life, Stage, Token, World};
 
 const CODES: [Code; 3] = [Code::EIO, Code::EPROTO, Code::ECONNABORTED];
 
@@ -61,8 +61,32 @@ impl World {
             What::ConnectToRaw if self.has_room(Kind::Tcp, 12) => self.connect_to_raw(lp, b),
             What::ConnectRefused if self.has_room(Kind::Tcp, 12) => self.connect_refused(lp, b),
             What::Adopt if self.has_room(Kind::Tcp, 12) => self.adopt(lp, b),
+            What::LocalListen if self.has_room(Kind::LocalListener, 2) => self.local_listen(lp, b),
+            What::LocalConnect if self.has_room(Kind::Local, 8) => self.local_connect(lp, a, b),
+            What::LocalPair if self.has_room(Kind::Local, 8) => self.local_pair(lp, b),
+            What::PipePair if self.has_room(Kind::Pipe, 6) => self.pipe_pair(lp, b),
             What::RawConnect if self.has_room(Kind::Tcp, 12) => self.raw_connect(a),
             What::RawAccept => self.raw_accept(),
+            What::UdpOpen if self.has_room(Kind::Udp, 6) => self.udp_open(lp, b),
+            What::RawUdpOpen => self.raw_udp_open(),
+            What::RawUdpSend => self.raw_udp_send(a, b),
+            What::RawUdpReceive => self.raw_udp_receive(),
+            What::UdpSend
+            | What::UdpConnect
+            | What::UdpReceiveStart
+            | What::UdpReceiveStop
+            | What::UdpWatermarks => {
+                let Some(at) = self.choose_kind(a, Kind::Udp) else {
+                    return;
+                };
+                match what {
+                    What::UdpSend => self.udp_send(lp, at, b, c),
+                    What::UdpConnect => self.udp_connect(lp, at, b),
+                    What::UdpReceiveStart => self.udp_receive(lp, at, true),
+                    What::UdpReceiveStop => self.udp_receive(lp, at, false),
+                    _ => self.udp_watermarks(lp, at, b),
+                }
+            }
             What::RawWrite => self.raw_write(lp, a, length(b)),
             What::RawRead => self.raw_read_some(lp, a, 1 + length(b)),
             What::RawShutdown => self.raw_shutdown(lp, a),
@@ -118,7 +142,8 @@ impl World {
                 }
             }
             What::Pause | What::Resume => {
-                if let Some(at) = self.choose_kind(a, Kind::Listener) {
+                let listens = |handle: &Handle| matches!(handle.body, Body::Listener(_));
+                if let Some(at) = self.choose(a, listens) {
                     self.pause(lp, at, what == What::Pause);
                 }
             }
@@ -137,6 +162,10 @@ impl World {
             Kind::Listener,
             Kind::Tcp,
             Kind::Tcp,
+            Kind::Local,
+            Kind::LocalListener,
+            Kind::Pipe,
+            Kind::Udp,
         ];
         let chosen = self.choose_kind(a, kinds[b as usize % kinds.len()]);
         let Some(at) = chosen else { return };
@@ -157,7 +186,8 @@ impl World {
 
     fn operate_stream(&mut self, lp: &Loop, operation: &Operation) {
         let Operation { what, a, b, c } = *operation;
-        let Some(at) = self.choose_kind(a, Kind::Tcp) else {
+        let carries = |handle: &Handle| matches!(handle.body, Body::Stream(_));
+        let Some(at) = self.choose(a, carries) else {
             return;
         };
         match what {
@@ -272,7 +302,46 @@ impl World {
                     bad(listener.resume(lp)),
                 ]);
             }
+            Kind::Udp => {
+                let udp = UdpSocket::from_id(id);
+                let nobody = Transmit::default();
+                answers.extend([
+                    bad(udp.send(lp, b"x").map(drop)),
+                    bad(udp.try_send(lp, b"x", &nobody)),
+                    bad(udp.send_owned(lp, "x", &nobody, |_, _, _| ()).map(drop)),
+                    bad(udp.receive_start(lp)),
+                    bad(udp.receive_stop(lp)),
+                    bad(udp.disconnect(lp)),
+                    bad(udp.connect_to(lp, self.loopback())),
+                    bad(udp.set_watermarks(lp, 0, 1, 1)),
+                    bad(udp.queued(lp).map(drop)),
+                    bad(udp.local_address(lp).map(drop)),
+                    bad(udp.peer_address(lp).map(drop)),
+                    bad(udp.attach(lp, |_: &Loop, _: UdpSocket, _: &Datagram<'_>| ())),
+                    bad(udp.set_broadcast(lp, true)),
+                    bad(udp.release(lp).map(drop)),
+                ]);
+            }
+            Kind::LocalListener => {
+                let listener = LocalListener::from_id(id);
+                answers.extend([
+                    bad(listener.name(lp).map(drop)),
+                    bad(listener.pause(lp)),
+                    bad(listener.resume(lp)),
+                ]);
+            }
             _ => {
+                let (local, pipe) = (LocalStream::from_id(id), Pipe::from_id(id));
+                answers.extend([
+                    bad(local.release(lp).map(drop)),
+                    bad(local.peer_credentials(lp).map(drop)),
+                    bad(local.name(lp).map(drop)),
+                    bad(local.receive_descriptors(lp, true)),
+                    bad(local.descriptors_waiting(lp).map(drop)),
+                    bad(local.take_descriptor(lp).map(drop)),
+                    bad(pipe.release(lp).map(drop)),
+                    bad(pipe.raw_descriptor(lp).map(drop)),
+                ]);
                 let (stream, tcp) = (Stream::from_id(id), TcpStream::from_id(id));
                 answers.extend([
                     bad(stream.write(lp, b"x").map(drop)),
@@ -359,6 +428,8 @@ impl World {
             Body::Signal(signal) => exactly(signal.number.is_some()),
             Body::Poll(poll) => exactly(poll.interest.is_some()),
             Body::Listener(listener) => exactly(!listener.paused),
+            // While it is told of what happened it counts as active.
+            Body::Udp(udp) => (udp.receiving, true),
             Body::Stream(stream) => {
                 let must = stream.failed.is_none() && (stream.connecting || stream.reading);
                 // While it is told of what happened it counts as active.

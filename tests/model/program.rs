@@ -63,6 +63,10 @@ operations! {
     Connect 8 3;
     ConnectToRaw 4 2;
     ConnectRefused 1 1;
+    LocalListen 2 1;
+    LocalConnect 4 2;
+    LocalPair 3 2;
+    PipePair 3 2;
     RawConnect 4 2;
     RawAccept 4 2;
     Adopt 3 2;
@@ -81,6 +85,16 @@ operations! {
     SetWatermarks 4 3;
     Attach 3 4;
     Release 2 2;
+
+    UdpOpen 4 2;
+    UdpSend 10 8;
+    UdpConnect 2 2;
+    UdpReceiveStart 2 2;
+    UdpReceiveStop 1 1;
+    UdpWatermarks 1 1;
+    RawUdpOpen 2 1;
+    RawUdpSend 6 2;
+    RawUdpReceive 4 1;
 
     RawWrite 12 4;
     RawRead 12 4;

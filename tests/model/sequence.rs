@@ -6,7 +6,7 @@ use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kolo::{Code, HookKind, Interest, Kind, Loop, LoopOptions, RunMode};
+use kolo::{Code, HookKind, Interest, Loop, LoopOptions, RunMode};
 
 use super::connections::{Connection, End};
 use super::program::{Operation, Program, What};
@@ -181,6 +181,8 @@ impl Playground {
             let unsettled = outside(|world| {
                 world.raw_accept();
                 world.raw_read_all(lp);
+                world.raw_udp_receive();
+                world.udp_receive_all(lp);
                 world.read_everything(lp);
                 world.unsettled(lp)
             });
@@ -314,7 +316,7 @@ impl World {
 
     fn read_everything(&mut self, lp: &Loop) {
         for at in 0..self.handles.len() {
-            if self.is_open(at) && self.handles[at].kind() == Kind::Tcp {
+            if self.is_open(at) && self.is_stream(at) {
                 let stream = self.stream(at);
                 if !stream.reading && !stream.ended && stream.failed.is_none() {
                     self.read_start(lp, at);
@@ -329,7 +331,7 @@ impl World {
             return Some("functions to be called".into());
         }
         for at in 0..self.handles.len() {
-            if self.is_open(at) && self.handles[at].kind() == Kind::Tcp {
+            if self.is_open(at) && self.is_stream(at) {
                 self.sync(lp, at);
             }
             let handle = &self.handles[at];
@@ -337,6 +339,7 @@ impl World {
                 (Life::Gone, _) => false,
                 (Life::Closing { .. }, _) => true,
                 (_, Body::Waker(waker)) => waker.unheard,
+                (_, Body::Udp(_)) => self.udp_is_owed(at),
                 (_, Body::Signal(signal)) => signal.pending,
                 (_, Body::Poll(poll)) => {
                     let reads = poll
@@ -367,6 +370,9 @@ impl World {
                 }
                 return Some(line);
             }
+        }
+        if let Some(late) = self.datagrams_to_come() {
+            return Some(late);
         }
         let late = self
             .net

@@ -1,12 +1,12 @@
 //! What is asked of streams, and what each call must answer.
 
-use std::net::TcpStream as StdStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kolo::{Code, Flow, Loop, Payload, Stream, TcpStream};
+use kolo::{Code, Flow, Kind, Loop, Payload, Stream};
 
 use super::connections::{pattern, End, PIECE_MAX};
+use super::local::release;
 use super::streams::{Failure, Handler, Owned};
 use super::world::{called, nanoseconds, Callback, Token, World};
 
@@ -458,14 +458,19 @@ impl World {
         if self.sync(lp, at).is_none() {
             return;
         }
-        let got = TcpStream::from_id(self.handles[at].id).release(lp);
+        let kind = self.stream(at).kind;
+        let got = release(lp, self.handles[at].id, kind);
         self.steps += 1;
         let code = got.as_ref().err().map(|error| error.code());
         self.note(|| format!("#{at} release -> {code:?}"));
         let stream = self.stream(at);
         let (connecting, failed) = (stream.connecting, stream.failed.is_some());
         let (connection, side) = (stream.connection, stream.side);
-        let Ok(socket) = got else {
+        // The shutdown of a pipe closes it.
+        if kind == Kind::Pipe && side == 0 && stream.shutting && code == Some(Code::ENOTCONN) {
+            return;
+        }
+        let Ok(raw) = got else {
             let queued = self.sync(lp, at);
             // The driver "uring" may have received what cannot be put back.
             let may_be_ahead = lp.driver_name() == "uring";
@@ -481,13 +486,15 @@ impl World {
         });
         self.count("stream released");
         self.closed(at);
-        let socket = StdStream::from(socket);
+        let Some(raw) = raw else {
+            return self.end_gone(connection, side, usize::MAX);
+        };
         match then % 3 {
             0 => self.end_gone(connection, side, if failed { usize::MAX } else { 0 }),
             // What a failure dropped is missing from what was written.
             _ if failed || self.is_breakable(lp, at) => self.end_gone(connection, side, usize::MAX),
-            1 => self.adopt_as(lp, connection, side, socket),
-            _ => self.net.all[connection].ends[side] = End::Raw(socket),
+            1 => self.adopt_as(lp, connection, side, raw),
+            _ => self.net.all[connection].ends[side] = End::Raw(raw),
         }
     }
 }

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use kolo::{Code, Error, Loop, Stream, StreamHandler, Timeout, WriteId};
+use kolo::{Code, Error, Kind, Loop, Stream, StreamHandler, Timeout, WriteId};
 
 use super::world::{called, called_then, nanoseconds, Body, Callback, Life, Stage, Token, World};
 
@@ -30,6 +30,8 @@ pub enum Failure {
 }
 
 pub struct StreamModel {
+    /// What carries it.
+    pub kind: Kind,
     pub connection: usize,
     pub side: usize,
     pub connecting: bool,
@@ -67,8 +69,9 @@ pub struct StreamModel {
 }
 
 impl StreamModel {
-    pub fn new(connection: usize, side: usize) -> StreamModel {
+    pub fn new(kind: Kind, connection: usize, side: usize) -> StreamModel {
         StreamModel {
+            kind,
             connection,
             side,
             connecting: false,
@@ -498,7 +501,7 @@ impl World {
             }
         }
         let owed = std::mem::replace(&mut self.handles[at].handler_owed, false);
-        let writes = matches!(&self.handles[at].body, Body::Stream(stream) if stream.is_owed());
+        let writes = self.owes_completions(at);
         self.check(owed && !writes, || {
             format!("on_close of #{at}: owed {owed}, completions still to come {writes}")
         });
@@ -507,11 +510,10 @@ impl World {
 
     /// The callback set with `Loop::on_close`.
     pub fn close_called(&mut self, at: usize, which: u64) {
+        let completions = self.owes_completions(at);
         let handle = &mut self.handles[at];
         let owed = handle.callback_owed.take();
-        let last = handle.life != Life::Open
-            && !handle.handler_owed
-            && !matches!(&handle.body, Body::Stream(stream) if stream.is_owed());
+        let last = handle.life != Life::Open && !handle.handler_owed && !completions;
         self.check(owed == Some(which) && last, || {
             format!("on_close callback {which} of #{at}: owed {owed:?}, last {last}")
         });

@@ -9,8 +9,9 @@ use std::time::Instant;
 use kolo::{Code, Id, Kind, Loop, Remote, Result};
 
 use super::connections::Connections;
+use super::datagrams::{Datagrams, UdpModel};
 use super::descriptors::{PollModel, SignalModel};
-use super::listeners::ListenerModel;
+use super::listeners::{ListenerModel, Place};
 use super::program::Program;
 use super::random::Random;
 use super::simple::{HookModel, Tasks, TimerModel, WakerModel};
@@ -76,6 +77,7 @@ pub enum Callback {
     Data,
     Memory,
     Received,
+    Datagram,
     End,
     Drain,
     Timeout,
@@ -104,6 +106,7 @@ pub enum Body {
     Poll(PollModel),
     Listener(ListenerModel),
     Stream(Box<StreamModel>),
+    Udp(Box<UdpModel>),
 }
 
 pub struct Handle {
@@ -165,6 +168,7 @@ pub struct World {
     pub remote: Remote,
     pub post_capacity: usize,
     pub net: Connections,
+    pub datagrams: Datagrams,
     pub pairs: Vec<super::descriptors::Pair>,
 }
 
@@ -201,6 +205,7 @@ impl World {
             remote: lp.remote(),
             post_capacity,
             net: Connections::default(),
+            datagrams: Datagrams::default(),
             pairs: Vec::new(),
         }
     }
@@ -311,6 +316,14 @@ impl World {
         self.choose(number, |handle| handle.kind() == kind)
     }
 
+    pub fn is_stream(&self, at: usize) -> bool {
+        matches!(self.handles[at].body, Body::Stream(_))
+    }
+
+    pub fn check_failed(&mut self, what: impl FnOnce() -> String) {
+        self.check(false, what);
+    }
+
     /// So that no program has more handles than it can make use of.
     pub fn has_room(&self, kind: Kind, most: usize) -> bool {
         let open = self
@@ -334,6 +347,7 @@ impl World {
             }
             Body::Listener(_) => self.listener_gone(at),
             Body::Poll(poll) => poll.interest = None,
+            Body::Udp(_) => self.udp_gone(at),
             Body::Signal(_) | Body::Waker(_) | Body::Stream(_) => {}
         }
         self.settle_closing(at);
@@ -341,12 +355,21 @@ impl World {
 
     /// A closed handle that is owed nothing is gone.
     pub fn settle_closing(&mut self, at: usize) {
+        let handle = &self.handles[at];
+        let owed =
+            handle.handler_owed || handle.callback_owed.is_some() || self.owes_completions(at);
         let handle = &mut self.handles[at];
-        let owed = handle.handler_owed
-            || handle.callback_owed.is_some()
-            || matches!(&handle.body, Body::Stream(stream) if stream.is_owed());
         if matches!(handle.life, Life::Closing { .. }) && !owed {
             handle.life = Life::Gone;
+        }
+    }
+
+    /// Whether things that were asked of it are still to be told.
+    pub fn owes_completions(&self, at: usize) -> bool {
+        match &self.handles[at].body {
+            Body::Stream(stream) => stream.is_owed(),
+            Body::Udp(_) => self.udp_is_owed(at),
+            _ => false,
         }
     }
 
@@ -386,13 +409,15 @@ impl World {
             (Outside | Ending, _) | (_, Canceled) => None,
             (Within, Prepare) => Some(Within),
             (Before | After, Timer | Idle | Timeout) => Some(Before),
-            (Before | After, Deferred | Drain | Error | Waker | Signal) => Some(Before),
+            // Datagrams that were kept while it did not receive are handed out like deferred functions.
+            (Before | After, Deferred | Drain | Error | Waker | Signal | Datagram) => Some(Before),
             (Within, Deferred | Drain | Error | Waker | Signal) => Some(Within),
             (Before | Within, Done) => is_open.then_some(stage),
             (After, Done) => Some(if is_open { Before } else { After }),
-            (Within, Accept | Open | Data | Memory | Received | End | Poll | Posted) => {
+            (Within, Accept | Open | Data | Memory | Received | Datagram | End | Poll) => {
                 Some(Within)
             }
+            (Within, Posted) => Some(Within),
             (After, Check | HandlerClose | UserClose) => Some(After),
             _ => None,
         };
@@ -501,8 +526,12 @@ impl Handle {
             Body::Waker(_) => Kind::Waker,
             Body::Signal(_) => Kind::Signal,
             Body::Poll(_) => Kind::Poll,
-            Body::Listener(_) => Kind::Listener,
-            Body::Stream(_) => Kind::Tcp,
+            Body::Listener(listener) => match listener.place {
+                Place::Tcp(_) => Kind::Listener,
+                Place::Local(_) => Kind::LocalListener,
+            },
+            Body::Stream(stream) => stream.kind,
+            Body::Udp(_) => Kind::Udp,
         }
     }
 }
@@ -602,6 +631,7 @@ impl Callback {
             Data => "on_data",
             Memory => "memory",
             Received => "on_received",
+            Datagram => "on_datagram",
             End => "on_end",
             Drain => "on_drain",
             Timeout => "on_timeout",
