@@ -112,6 +112,31 @@ fn files_and_writes_come_in_their_order() {
 }
 
 #[test]
+fn a_file_after_an_owned_write_of_the_same_callback_is_sent() {
+    each_carrier(|lp| {
+        let folder = Folder::new();
+        let file = folder.open(&lp, 10, 20_000);
+        let (stream, peer) = carried(&lp, Script::new(&Log::default()));
+        let reader = reader(peer);
+        let told = Told::default();
+        let sent = told.clone();
+        in_callback(&lp, move |lp| {
+            stream
+                .write_owned(lp, pattern(0, 10), |_, _, outcome| outcome.unwrap())
+                .unwrap();
+            stream.send_file(lp, file, 0, 20_000, done(&sent)).unwrap();
+        });
+        // Nothing else happens to the stream.
+        run_until(&lp, || told.len() == 1);
+        stream.finish(&lp).unwrap();
+        run_to_end(&lp);
+        let all = reader.join().unwrap().unwrap();
+        assert_eq!(all.len(), 20_010);
+        assert_pattern(&all, 0);
+    });
+}
+
+#[test]
 fn a_part_of_a_file_is_sent_or_all_to_its_end() {
     each_carrier(|lp| {
         let folder = Folder::new();

@@ -255,7 +255,12 @@ fn queue(core: &mut Core, id: Id, mut write: FileWrite) -> Result<Flow> {
     if !must_queue {
         write.load_short();
     }
-    let before = core.gathered.take_of(id);
+    // Without gathered bytes the stream may still be the one that is sent for when the callback
+    // returns, because of an owned write before the file.
+    let before = match gathered {
+        0 => Vec::new(),
+        _ => core.gathered.take_of(id),
+    };
     let writes = state(&mut core.handles, id)?.writes();
     if !writes.is_waiting() {
         writes.last_progress = 0;
