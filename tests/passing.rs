@@ -414,6 +414,57 @@ fn closing_in_on_descriptors_is_final() {
 }
 
 #[test]
+fn a_stream_is_not_released_before_the_bytes_that_came_with_descriptors_are_told() {
+    /// Has memory of its own, or not.
+    struct Releasing(Log, Option<[u8; 2]>);
+    impl Releasing {
+        fn came(&mut self, lp: &Loop, stream: Stream, data: &[u8]) {
+            self.0.push(Event::Data(data.to_vec()));
+            if data.ends_with(b"pt") {
+                LocalStream::from_id(stream.id()).release(lp).unwrap();
+            }
+        }
+    }
+    impl StreamHandler for Releasing {
+        fn on_data(&mut self, lp: &Loop, stream: Stream, data: &[u8]) {
+            self.came(lp, stream, data);
+        }
+        fn on_descriptors(&mut self, lp: &Loop, stream: Stream, _: usize, _: bool) {
+            let local = LocalStream::from_id(stream.id());
+            assert_eq!(code(local.release(lp)), Code::EBUSY);
+        }
+        fn on_close(&mut self, _: &Loop, _: Stream) {
+            self.0.push(Event::Close);
+        }
+        fn has_memory(&self) -> bool {
+            self.1.is_some()
+        }
+        fn memory(&mut self, _: &Loop, _: Stream, _: usize) -> Option<&mut [u8]> {
+            self.1.as_mut().map(|memory| &mut memory[..])
+        }
+        fn on_received(&mut self, lp: &Loop, stream: Stream, length: usize) {
+            let memory = self.1.unwrap_or_default();
+            self.came(lp, stream, &memory[..length]);
+        }
+    }
+    for memory in [None, Some([0; 2])] {
+        each_driver(|lp| {
+            let log = Log::default();
+            let quiet = |_: &Loop, _: Stream, _: &[u8]| ();
+            let handler = Releasing(log.clone(), memory);
+            let (receiver, sender) = LocalStream::pair(&lp, handler, quiet).unwrap();
+            receiver.receive_descriptors(&lp, true).unwrap();
+            let null = File::open("/dev/null").unwrap();
+            sender
+                .write_with_descriptors(&lp, "kept", &[null.as_fd()], ignore)
+                .unwrap();
+            run_until(&lp, || log.closed());
+            assert_eq!(log.data(), b"kept");
+        });
+    }
+}
+
+#[test]
 fn bytes_are_not_lost_when_on_descriptors_panics() {
     struct Panicking(Log);
     impl StreamHandler for Panicking {

@@ -364,8 +364,9 @@ pub unsafe extern "C" fn kolo_local_adopt(
 /// on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
 /// Received descriptors that were not taken are closed.
 ///
-/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
-/// is being made; KOLO_ENOTSUP on Windows.
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, while the connection is
+/// being made, and in on_descriptors, since the bytes that the descriptors came with are still to be
+/// told; KOLO_ENOTSUP on Windows.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_local_release(
     r#loop: *mut kolo_loop,

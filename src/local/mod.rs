@@ -20,9 +20,16 @@ pub(crate) struct LocalCore {
     connecting: HashMap<Id, stream::Connecting>,
     /// Received descriptors that wait to be taken.
     received: HashMap<Id, VecDeque<OwnedFd>>,
+    /// The stream that is just told of descriptors, and of the bytes they came with right after.
+    telling: Option<Id>,
 }
 
 impl LocalCore {
+    /// Whether bytes of the stream are still to be told, which would be missing from its socket.
+    pub fn is_telling(&self, id: Id) -> bool {
+        self.telling == Some(id)
+    }
+
     /// A stream is closed: descriptors that nobody took are closed too.
     pub fn forget(&mut self, id: Id) {
         self.connecting.remove(&id);

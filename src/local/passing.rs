@@ -299,6 +299,22 @@ fn keep_received(core: &mut Core, id: Id) -> Option<(usize, bool)> {
     Some((waiting.len(), lost))
 }
 
+/// While a stream is told of descriptors: the bytes they came with are not in its socket any more.
+struct Telling<'a>(&'a Loop);
+
+impl Telling<'_> {
+    fn of(lp: &Loop, id: Id) -> Telling<'_> {
+        lp.core.borrow_mut().local.telling = Some(id);
+        Telling(lp)
+    }
+}
+
+impl Drop for Telling<'_> {
+    fn drop(&mut self) {
+        self.0.core.borrow_mut().local.telling = None;
+    }
+}
+
 impl Loop {
     /// Bytes came to a stream that takes descriptors: these are told of first.
     pub(crate) fn stream_received_passed(&self, id: Id, received: Received) {
@@ -314,6 +330,7 @@ impl Loop {
         let mut bytes = Bytes(self, id, Some(received));
         let came = keep_received(&mut self.core.borrow_mut(), id);
         if let Some((waiting, lost)) = came {
+            let _telling = Telling::of(self, id);
             self.tell(id, |lp, handler| {
                 handler.on_descriptors(lp, Stream(id), waiting, lost);
             });
@@ -330,6 +347,7 @@ impl Loop {
     pub(crate) fn tell_passed(&self, id: Id, handler: &mut Box<dyn StreamHandler>) -> bool {
         let came = keep_received(&mut self.core.borrow_mut(), id);
         if let Some((waiting, lost)) = came {
+            let _telling = Telling::of(self, id);
             handler.on_descriptors(self, Stream(id), waiting, lost);
         }
         self.core.borrow_mut().handles.get(id).is_ok()

@@ -192,8 +192,9 @@ impl LocalStream {
     /// does not block; bytes that were not read yet are still in it. Received descriptors that were
     /// not taken are closed.
     ///
-    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made,
-    /// [`Code::EBADF`] for a closed stream.
+    /// Errors: [`Code::EBUSY`] while writes are queued or the connection is being made, and in
+    /// [`StreamHandler::on_descriptors`], since the bytes that the descriptors came with are still to
+    /// be told; [`Code::EBADF`] for a closed stream.
     pub fn release(self, lp: &Loop) -> Result<Socket> {
         let object = self.0.release_object(lp, Kind::Local)?;
         object.into_socket().ok_or(Code::ENOTCONN.into())

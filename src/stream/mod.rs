@@ -377,6 +377,10 @@ impl Stream {
             if sending::is_underway(&mut core, self.0) {
                 return Err(Code::EBUSY.into());
             }
+            #[cfg(all(unix, feature = "local"))]
+            if core.local.is_telling(self.0) {
+                return Err(Code::EBUSY.into());
+            }
         }
         self.take_object(lp, kind)
     }
