@@ -27,9 +27,12 @@ mod model {
     mod found;
     pub mod listeners;
     pub mod local;
+    pub mod moving;
     pub mod operations;
+    pub mod processes;
     pub mod program;
     pub mod random;
+    pub mod requests;
     pub mod sequence;
     pub mod simple;
     pub mod stream_calls;
@@ -78,6 +81,14 @@ const MUST_HAPPEN: &[&str] = &[
     "on_accept",
     "on_open",
     "on_data",
+    "on_datagram",
+    "on_descriptors",
+    "on_exit",
+    "request canceled",
+    "request too late to cancel",
+    "run unwound",
+    "stream moved",
+    "file sent",
     "memory",
     "on_received",
     "on_end",
@@ -225,6 +236,8 @@ fn test(driver: &'static str) {
         return; // not everywhere
     }
     quiet_panics();
+    // Before descriptors are counted.
+    model::requests::pattern_file();
     let watchdog = Watchdog::new(driver);
     if let Some(seed) = number("KOLO_MODEL_SEED") {
         let program = Program::generate(seed, driver);

@@ -58,6 +58,8 @@ pub struct Direction {
     pub shut: bool,
     /// The receiver has seen the end.
     pub ended: bool,
+    /// Descriptors that were written with the bytes.
+    pub passed: usize,
 }
 
 impl Direction {
@@ -166,6 +168,8 @@ pub enum End {
     Kolo(usize),
     /// One that the test drives.
     Raw(Raw),
+    /// On its way to the loop, as a posted function.
+    Moving,
     Gone,
 }
 

@@ -38,15 +38,14 @@ struct Accepts {
 
 impl ListenerHandler for Accepts {
     fn on_accept(&mut self, lp: &Loop, _listener: TcpListener, tcp: TcpStream) {
-        let mut accepted = None;
+        let mut accepted = Accepted::default();
         called_then(
             lp,
             Callback::Accept,
             Some(self.at),
-            |world| accepted = world.accepted(lp, self.at, tcp),
+            |world| accepted.0 = world.accepted(lp, self.at, tcp),
             |_| (),
         );
-        after_accept(accepted);
     }
 
     fn on_error(&mut self, lp: &Loop, _listener: TcpListener, error: Error) {
@@ -63,13 +62,16 @@ impl ListenerHandler for Accepts {
     }
 }
 
-/// When `on_accept` has returned.
-pub fn after_accept(accepted: Option<usize>) {
-    super::world::outside(|world| {
-        if let Some(stream) = accepted {
-            world.accept_ended(stream);
+/// The stream that `on_accept` is called with. Dropped when that has returned, or panicked.
+#[derive(Default)]
+pub struct Accepted(pub Option<usize>);
+
+impl Drop for Accepted {
+    fn drop(&mut self) {
+        if let Some(stream) = self.0 {
+            super::world::outside(|world| world.accept_ended(stream));
         }
-    });
+    }
 }
 
 fn buffers(number: u32) -> (Option<u32>, Option<u32>) {
@@ -181,7 +183,7 @@ impl World {
     /// A stream that has no handler when `on_accept` returns is closed.
     fn accept_ended(&mut self, stream: usize) {
         if self.is_open(stream) && !self.stream(stream).attached {
-            let (connection, side) = (self.stream(stream).connection, 1);
+            let (connection, side) = (self.stream(stream).connection, self.stream(stream).side);
             self.closed_by_loop(stream);
             self.end_gone(connection, side, usize::MAX);
         }

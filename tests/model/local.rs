@@ -11,7 +11,7 @@ use kolo::{
 };
 
 use super::connections::{End, Raw};
-use super::listeners::{ListenerModel, Place};
+use super::listeners::{Accepted, ListenerModel, Place};
 use super::streams::{Failure, Handler};
 use super::world::{called, called_then, nanoseconds, Body, Callback, Token, World};
 
@@ -22,11 +22,10 @@ struct Accepts {
 
 impl LocalListenerHandler for Accepts {
     fn on_accept(&mut self, lp: &Loop, _listener: LocalListener, local: LocalStream) {
-        let mut accepted = None;
+        let mut accepted = Accepted::default();
         let at = self.at;
-        let run = |world: &mut World| accepted = world.local_accepted(lp, at, local);
+        let run = |world: &mut World| accepted.0 = world.local_accepted(lp, at, local);
         called_then(lp, Callback::Accept, Some(at), run, |_| ());
-        super::listeners::after_accept(accepted);
     }
 
     fn on_error(&mut self, lp: &Loop, _listener: LocalListener, error: Error) {
@@ -221,6 +220,10 @@ impl World {
         stream.attached = true;
         stream.reading = reads && !stream.ended;
         stream.last_read = now;
+        if kind == Kind::Local && self.random.percent(40) {
+            let got = LocalStream::from_id(id).receive_descriptors(lp, true);
+            self.outcome("receive_descriptors", got, None);
+        }
     }
 }
 

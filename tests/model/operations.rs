@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use kolo::{
-    Code, Datagram, Hook, Id, Interest, Kind, LocalListener, LocalStream, Loop, Pipe, Poll,
-    RunMode, Signal, Stream, TcpListener, TcpStream, Timer, Transmit, UdpSocket, Waker,
+    Code, Datagram, File, Hook, Id, Interest, Kind, LocalListener, LocalStream, Loop, Pipe, Poll,
+    Process, Request, RunMode, Signal, Stream, TcpListener, TcpStream, Timer, Transmit, UdpSocket,
+    Waker,
 };
 
 use super::program::{Operation, What};
@@ -87,6 +88,33 @@ impl World {
                     _ => self.udp_watermarks(lp, at, b),
                 }
             }
+            What::Panic => self.panic(),
+            What::Work if self.has_room(Kind::Request, 12) => self.work(lp, b),
+            What::PathStat if self.has_room(Kind::Request, 12) => self.path_stat(lp),
+            What::FileOpen if self.has_room(Kind::File, 3) => self.file_open(lp, b),
+            What::FileRead | What::FileWrite | What::FileStat | What::FileRelease => {
+                let Some(at) = self.choose_kind(a, Kind::File) else {
+                    return;
+                };
+                match what {
+                    What::FileRelease => self.file_release(lp, at),
+                    _ if !self.has_room(Kind::Request, 12) => {}
+                    What::FileRead => self.file_read(lp, at, b),
+                    What::FileWrite => self.file_write(lp, at, b),
+                    _ => self.file_stat(lp, at),
+                }
+            }
+            What::RequestCancel => {
+                if let Some(at) = self.choose_kind(a, Kind::Request) {
+                    self.request_cancel(lp, at);
+                }
+            }
+            What::Spawn if self.has_room(Kind::Process, 2) => self.spawn(lp, b),
+            What::ProcessKill => {
+                if let Some(at) = self.choose_kind(a, Kind::Process) {
+                    self.process_kill(lp, at);
+                }
+            }
             What::RawWrite => self.raw_write(lp, a, length(b)),
             What::RawRead => self.raw_read_some(lp, a, 1 + length(b)),
             What::RawShutdown => self.raw_shutdown(lp, a),
@@ -166,6 +194,9 @@ impl World {
             Kind::LocalListener,
             Kind::Pipe,
             Kind::Udp,
+            Kind::Request,
+            Kind::File,
+            Kind::Process,
         ];
         let chosen = self.choose_kind(a, kinds[b as usize % kinds.len()]);
         let Some(at) = chosen else { return };
@@ -194,6 +225,10 @@ impl World {
             What::Write => self.write(lp, at, length(b)),
             What::WriteSmall => self.write_small(lp, at, b),
             What::WriteOwned => self.write_owned(lp, at, length(b), c),
+            What::SendFile => self.send_file(lp, at, b, length(c)),
+            What::MoveTo => self.move_to(lp, at),
+            What::PassDescriptors => self.pass_descriptors(lp, at, b),
+            What::TakeDescriptors => self.take_descriptors(lp, at, b),
             What::CancelWrite => self.cancel_write(lp, at, b),
             What::Shutdown => self.shutdown(lp, at),
             What::Finish => self.finish(lp, at),
@@ -300,6 +335,33 @@ impl World {
                     bad(listener.address(lp).map(drop)),
                     bad(listener.pause(lp)),
                     bad(listener.resume(lp)),
+                ]);
+            }
+            Kind::Request => {
+                let request = Request::from_id(id);
+                answers.extend([
+                    bad(request.cancel(lp)),
+                    bad(request.has_begun(lp).map(drop)),
+                ]);
+            }
+            Kind::File => {
+                let file = File::from_id(id);
+                answers.extend([
+                    bad(file.read(lp, 0, Vec::new(), |_, _| ()).map(drop)),
+                    bad(file.write(lp, 0, Vec::new(), |_, _| ()).map(drop)),
+                    bad(file.stat(lp).start(lp, |_, _| ()).map(drop)),
+                    bad(file.close(lp, |_, _| ()).map(drop)),
+                    bad(file.close_sync(lp)),
+                    bad(file.descriptor(lp).map(drop)),
+                    bad(file.release(lp).map(drop)),
+                ]);
+            }
+            Kind::Process => {
+                let process = Process::from_id(id);
+                answers.extend([
+                    bad(process.pid(lp).map(drop)),
+                    bad(process.kill(lp, 0)),
+                    bad(process.kill_group(lp, 0)),
                 ]);
             }
             Kind::Udp => {
@@ -428,6 +490,8 @@ impl World {
             Body::Signal(signal) => exactly(signal.number.is_some()),
             Body::Poll(poll) => exactly(poll.interest.is_some()),
             Body::Listener(listener) => exactly(!listener.paused),
+            Body::Request(_) | Body::Process(_) => exactly(true),
+            Body::File(_) => exactly(false),
             // While it is told of what happened it counts as active.
             Body::Udp(udp) => (udp.receiving, true),
             Body::Stream(stream) => {
@@ -460,11 +524,12 @@ impl World {
         });
         let (must, may) = self.activity(lp, at, queued);
         let active = lp.is_active(id);
+        let (stage, unwound) = (self.stage, self.counts.get("run unwound").copied());
         self.check(
             active.is_ok_and(|active| if active { may } else { !must }),
             || {
                 format!(
-                    "#{at} is active: {active:?}; must {must}, may {may}: {:?}",
+                    "#{at} is active: {active:?}; must {must}, may {may}: {:?}, in {stage:?}, unwound {unwound:?}",
                     lp.describe(id)
                 )
             },

@@ -74,6 +74,10 @@ operations! {
     Write 16 16;
     WriteSmall 8 10;
     WriteOwned 14 14;
+    SendFile 4 4;
+    MoveTo 2 2;
+    PassDescriptors 2 2;
+    TakeDescriptors 2 3;
     CancelWrite 9 9;
     Shutdown 3 3;
     Finish 2 2;
@@ -85,6 +89,19 @@ operations! {
     SetWatermarks 4 3;
     Attach 3 4;
     Release 2 2;
+
+    Panic 0 1;
+
+    Work 5 4;
+    RequestCancel 3 3;
+    PathStat 1 1;
+    FileOpen 3 2;
+    FileRead 4 4;
+    FileWrite 4 4;
+    FileStat 1 1;
+    FileRelease 1 1;
+    Spawn 1 0;
+    ProcessKill 1 1;
 
     UdpOpen 4 2;
     UdpSend 10 8;
@@ -118,6 +135,24 @@ impl fmt::Debug for Operation {
     }
 }
 
+const ROOMS: usize = 6;
+
+/// The room to which an operation belongs that opens a handle. What is done to a handle of a room that a program has not
+/// finds none.
+fn room(what: What) -> Option<usize> {
+    use What::*;
+    Some(match what {
+        TimerOpen | TimerAfter | HookOpen | Defer => 0,
+        SignalOpen | PollOpen | WakerOpen | Post | Wake => 1,
+        Listen | Connect | ConnectToRaw | ConnectRefused | RawConnect | RawAccept | Adopt => 2,
+        LocalListen | LocalConnect | LocalPair | PipePair => 3,
+        UdpOpen | UdpSend | UdpConnect | UdpReceiveStart | UdpReceiveStop | UdpWatermarks
+        | RawUdpOpen | RawUdpSend | RawUdpReceive => 4,
+        Work | PathStat | FileOpen | FileRead | FileWrite | FileStat | FileRelease | Spawn => 5,
+        _ => return None,
+    })
+}
+
 #[derive(Clone)]
 pub struct Program {
     pub seed: u64,
@@ -133,13 +168,19 @@ pub struct Program {
 impl Program {
     pub fn generate(seed: u64, driver: &'static str) -> Program {
         let mut random = Random::new(seed);
-        // Each program leaves some operations out, and so does more of the others: what needs
-        // many of one kind, undisturbed by another, happens too.
+        // Each program leaves whole rooms and some operations out, and so does more of the others:
+        // what needs many of one kind, undisturbed by another, happens too.
+        let all = random.percent(25);
+        let rooms: Vec<bool> = (0..ROOMS).map(|_| all || random.percent(40)).collect();
+        let empty = rooms.iter().all(|there| !there);
         let swarm: Vec<_> = WEIGHTS
             .iter()
             .map(|(what, outside, inside)| match what {
                 What::Run => (*what, *outside, *inside),
+                _ if !empty && !room(*what).is_none_or(|room| rooms[room]) => (*what, 0, 0),
                 _ if random.percent(25) => (*what, 0, 0),
+                // It takes a while.
+                What::Spawn if random.percent(80) => (*what, 0, 0),
                 _ => (*what, *outside, *inside),
             })
             .collect();
@@ -166,6 +207,13 @@ impl Program {
             inside,
             rest_max: Duration::from_secs(20),
         }
+    }
+
+    /// Whether it starts programs.
+    pub fn spawns(&self) -> bool {
+        let inside = self.inside.iter().flatten();
+        let mut all = self.outside.iter().chain(inside);
+        all.any(|operation| operation.what == What::Spawn)
     }
 
     pub fn length(&self) -> usize {

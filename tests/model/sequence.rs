@@ -2,16 +2,16 @@
 
 use std::cell::RefCell;
 use std::num::NonZeroU32;
-use std::panic::{catch_unwind, AssertUnwindSafe};
+use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use kolo::{Code, HookKind, Interest, Loop, LoopOptions, RunMode};
+use kolo::{Code, HookKind, Interest, Loop, LoopOptions, Pool, PoolOptions, RunMode};
 
 use super::connections::{Connection, End};
 use super::program::{Operation, Program, What};
 use super::random::Random;
-use super::world::{outside, Body, Counts, Life, Token, World};
+use super::world::{outside, Body, Counts, Life, OnPurpose, Token, World};
 
 /// What became of a program.
 pub struct Outcome {
@@ -56,6 +56,12 @@ pub fn run(program: &Arc<Program>, tracing: bool) -> Outcome {
         outcome.failure = Some(panic.unwrap_or_default());
     }
     if outcome.failure.is_none() {
+        // A program that was let go of is waited for whenever a loop is dropped.
+        let began = Instant::now();
+        while program.spawns() && descriptors() != before && began.elapsed() < program.rest_max {
+            drop(Loop::new());
+            std::thread::sleep(Duration::from_millis(1));
+        }
         let (tokens_now, now) = (Token::alive(), descriptors());
         if tokens_now != tokens {
             outcome.failure = Some(format!(
@@ -98,10 +104,23 @@ fn play(program: &Arc<Program>, tracing: bool) {
         measure_time: random.percent(20),
         ..Default::default()
     };
+    let small_pool = random.percent(30);
+    let pool = small_pool.then(|| {
+        Pool::new(PoolOptions {
+            compute_threads: NonZeroU32::new(1),
+            file_threads: NonZeroU32::MIN,
+            slow_threads: NonZeroU32::MIN,
+            queue_capacity: NonZeroU32::MIN,
+            ..Default::default()
+        })
+    });
+    let options = LoopOptions { pool, ..options };
     let (post_capacity, rests) = (options.post_capacity.get() as usize, random.percent(70));
     let lp = Loop::with_options(options).expect("a loop");
     assert_eq!(lp.driver_name(), program.driver);
-    World::new(program.clone(), &lp, post_capacity, tracing).install();
+    let mut world = World::new(program.clone(), &lp, post_capacity, tracing);
+    world.small_pool = small_pool;
+    world.install();
     let guard = outside(|world| world.furnish(&lp))
         .flatten()
         .expect("the test's own handles");
@@ -156,7 +175,20 @@ impl Playground {
             }
             world.run_begins(lp, mode == RunMode::Once);
         });
-        let got = lp.run(mode);
+        let got = catch_unwind(AssertUnwindSafe(|| lp.run(mode)));
+        let got = match got {
+            Ok(got) => got,
+            Err(payload) if payload.is::<OnPurpose>() => {
+                outside(World::run_unwound);
+                outside(|world| {
+                    if mode != RunMode::NoWait && !world.is_over() {
+                        world.timer_stop(lp, self.guard);
+                    }
+                });
+                return;
+            }
+            Err(payload) => resume_unwind(payload),
+        };
         outside(|world| {
             world.run_ended();
             let alive = lp.is_alive();
@@ -339,6 +371,8 @@ impl World {
                 (Life::Gone, _) => false,
                 (Life::Closing { .. }, _) => true,
                 (_, Body::Waker(waker)) => waker.unheard,
+                (_, Body::Request(_)) => true,
+                (_, Body::Process(process)) => process.ends(),
                 (_, Body::Udp(_)) => self.udp_is_owed(at),
                 (_, Body::Signal(signal)) => signal.pending,
                 (_, Body::Poll(poll)) => {
@@ -398,7 +432,7 @@ fn is_settled(connection: &Connection) -> bool {
         match (&connection.ends[from], &connection.ends[to]) {
             (_, End::Gone) => true,
             (End::Gone, End::Pending) => true,
-            (_, End::Pending) | (End::Pending, _) => false,
+            (_, End::Pending | End::Moving) | (End::Pending | End::Moving, _) => false,
             _ if !is_alive(from) => direction.ended,
             _ => direction.under_way() == 0 && (!direction.shut || direction.ended),
         }

@@ -428,7 +428,7 @@ impl World {
         }
     }
 
-    fn job(&mut self, serial: u64, callback: Callback, runs: bool) {
+    pub fn job(&mut self, serial: u64, callback: Callback, runs: bool) {
         let queue = match callback {
             Callback::Deferred => &mut self.tasks.deferred,
             _ => &mut self.tasks.posted,

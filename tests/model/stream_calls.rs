@@ -3,12 +3,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use kolo::{Code, Flow, Kind, Loop, Payload, Stream};
+use kolo::fs::SentFile;
+use kolo::{Code, File, Flow, Kind, Loop, Payload, Stream};
 
 use super::connections::{pattern, End, PIECE_MAX};
 use super::local::release;
 use super::streams::{Failure, Handler, Owned};
-use super::world::{called, nanoseconds, Callback, Token, World};
+use super::world::{called, nanoseconds, Body, Callback, Handle, Token, World};
 
 /// Lengths of writes: around the borders at which the library does something else.
 pub fn length(number: u32) -> usize {
@@ -52,12 +53,12 @@ impl World {
         let may_close = self.handles[at].may_close;
         let stream = self.stream(at);
         let (connection, side, connecting) = (stream.connection, stream.side, stream.connecting);
-        let failed = stream.failed.is_some();
+        let (failed, of_files) = (stream.failed.is_some(), stream.file_bytes());
         match got {
             Ok(queued) => {
                 let most = self.net.all[connection].directions[side].under_way();
                 let fits = if connecting && !failed {
-                    queued == most
+                    queued == most - of_files
                 } else {
                     queued <= most
                 };
@@ -77,7 +78,7 @@ impl World {
     }
 
     /// A call that finds a broken connection before the model knows of it.
-    fn finds_broken<T>(&mut self, lp: &Loop, at: usize, got: &kolo::Result<T>) {
+    pub fn finds_broken<T>(&mut self, lp: &Loop, at: usize, got: &kolo::Result<T>) {
         let says = got
             .as_ref()
             .is_err_and(|error| error.code() == Code::ENOTCONN);
@@ -87,7 +88,7 @@ impl World {
         }
     }
 
-    fn refuses_writes(&mut self, at: usize, length: usize, queued: usize) -> Option<Code> {
+    pub fn refuses_writes(&mut self, at: usize, length: usize, queued: usize) -> Option<Code> {
         let stream = self.stream(at);
         if stream.failed.is_some() {
             Some(Code::ENOTCONN)
@@ -99,7 +100,7 @@ impl World {
     }
 
     /// After a write was taken: whether its answer is right.
-    fn note_flow(&mut self, lp: &Loop, at: usize, flow: Flow, before: usize, exact: bool) {
+    pub fn note_flow(&mut self, lp: &Loop, at: usize, flow: Flow, before: usize, exact: bool) {
         let now = nanoseconds(lp);
         let queued = self.sync(lp, at).unwrap_or(0);
         let breakable = self.is_breakable(lp, at);
@@ -207,12 +208,68 @@ impl World {
                 serial,
                 id,
                 length,
+                file: false,
                 end,
                 canceled: false,
                 ended: false,
                 shared,
             });
             self.note_flow(lp, at, flow, before, true);
+        }
+    }
+
+    /// Sends a part of the file that holds the pattern.
+    pub fn send_file(&mut self, lp: &Loop, at: usize, number: u32, length: usize) {
+        let is_pattern =
+            |handle: &Handle| matches!(&handle.body, Body::File(file) if file.is_pattern);
+        let (Some(before), Some(file)) = (self.sync(lp, at), self.choose(number, is_pattern))
+        else {
+            return;
+        };
+        let (start, serial, token) = (self.net.place(), self.next_serial(), Token::new());
+        let done = move |lp: &Loop, _: Stream, sent: SentFile| {
+            let _token = &token;
+            called(lp, Callback::Done, Some(at), |world| {
+                let whole = sent.length == length as u64;
+                let fits = match sent.outcome {
+                    Ok(()) => whole,
+                    Err(_) => sent.length <= length as u64,
+                };
+                world.check(fits, || {
+                    format!("of the {length} bytes of {serial} says {sent:?}")
+                });
+                world.write_done(lp, at, serial, sent.outcome);
+            });
+        };
+        let handle = File::from_id(self.handles[file].id);
+        let stream = self.stream_handle(at);
+        let got = stream.send_file(lp, handle, start as u64, length as u64, done);
+        self.finds_broken(lp, at, &got);
+        // It counts for no bytes.
+        let expected = self.refuses_writes(at, 0, before);
+        let taken = self.outcome(
+            &format!("#{at} sends {serial}, {length} of a file"),
+            got,
+            expected,
+        );
+        self.file(file).used = true;
+        if let Some((flow, id)) = taken {
+            let (connection, side) = (self.stream(at).connection, self.stream(at).side);
+            let direction = &mut self.net.all[connection].directions[side];
+            direction.push(serial, start, length);
+            let end = direction.accepted;
+            self.stream(at).owned.push_back(Owned {
+                serial,
+                id,
+                length,
+                file: true,
+                end,
+                canceled: false,
+                ended: false,
+                shared: None,
+            });
+            self.note_flow(lp, at, flow, before, false);
+            self.count("file sent");
         }
     }
 
@@ -331,8 +388,9 @@ impl World {
         stream.reading = false;
         stream.connecting = false;
         let (connection, side) = (stream.connection, stream.side);
+        let of_files = self.stream(at).file_bytes();
         let direction = &mut self.net.all[connection].directions[side];
-        direction.lost = direction.lost.max(before);
+        direction.lost = direction.lost.max(before + of_files);
     }
 
     pub fn reset(&mut self, lp: &Loop, at: usize) {
@@ -345,9 +403,10 @@ impl World {
 
     pub fn stream_close(&mut self, lp: &Loop, at: usize) {
         if let Some(before) = self.sync(lp, at) {
+            let of_files = self.stream(at).file_bytes();
             let got = lp.close(self.handles[at].id);
             self.outcome(&format!("#{at} close"), got, None);
-            self.stream_gone(at, before);
+            self.stream_gone(at, before + of_files);
         }
     }
 
@@ -474,7 +533,9 @@ impl World {
             let queued = self.sync(lp, at);
             // The driver "uring" may have received what cannot be put back.
             let may_be_ahead = lp.driver_name() == "uring";
-            let busy = connecting || queued != Some(0) || may_be_ahead;
+            let sends_files = self.stream(at).owned.iter().any(|owned| owned.file);
+            let telling = self.callback == Some(Callback::Passed);
+            let busy = connecting || queued != Some(0) || sends_files || may_be_ahead || telling;
             let busy = busy && code == Some(Code::EBUSY);
             self.check(busy, || {
                 format!("release of #{at} gave {code:?} with {queued:?} queued")

@@ -12,6 +12,8 @@ pub struct Owned {
     pub serial: u64,
     pub id: WriteId,
     pub length: usize,
+    /// It is sent from a file: it is not among the bytes queued.
+    pub file: bool,
     /// Bytes written up to its end.
     pub end: usize,
     pub canceled: bool,
@@ -45,6 +47,10 @@ pub struct StreamModel {
     pub failure_told: bool,
     pub shutting: bool,
     pub finishing: bool,
+    /// Descriptors that were taken of it.
+    pub taken: usize,
+    /// It was told of descriptors, and the bytes that they came with follow at once.
+    pub bytes_follow: bool,
     /// Shut down under another handle.
     pub end_shut: bool,
     pub owned: VecDeque<Owned>,
@@ -84,6 +90,8 @@ impl StreamModel {
             failure_told: false,
             shutting: false,
             finishing: false,
+            taken: 0,
+            bytes_follow: false,
             end_shut: false,
             owned: VecDeque::new(),
             ended_writes: Vec::new(),
@@ -100,6 +108,15 @@ impl StreamModel {
             stall_since: 0,
             memory_of: None,
         }
+    }
+
+    /// Bytes of files that may still have to be sent.
+    pub fn file_bytes(&self) -> usize {
+        let files = self
+            .owned
+            .iter()
+            .filter(|owned| owned.file && !owned.canceled);
+        files.map(|owned| owned.length).sum()
     }
 
     /// Whether completions are still to come.
@@ -208,6 +225,14 @@ impl StreamHandler for Handler {
         );
     }
 
+    fn on_descriptors(&mut self, lp: &Loop, _stream: Stream, waiting: usize, lost: bool) {
+        let (at, generation) = (self.at, self.generation);
+        called(lp, Callback::Passed, Some(at), |world| {
+            world.is_current(at, generation);
+            world.descriptors_came(lp, at, waiting, lost);
+        });
+    }
+
     fn on_close(&mut self, lp: &Loop, _stream: Stream) {
         let (at, generation) = (self.at, self.generation);
         called(lp, Callback::HandlerClose, Some(at), |world| {
@@ -298,13 +323,14 @@ impl World {
 
     fn stream_may_read(&mut self, at: usize) {
         let stream = self.stream(at);
+        let follows = std::mem::take(&mut stream.bytes_follow) && stream.failed.is_none();
         let fits = stream.reading
             && !stream.connecting
             && !stream.ended
             && stream.failed.is_none()
             && stream.attached;
         let (reading, ended, failed) = (stream.reading, stream.ended, stream.failed);
-        self.check(fits, || {
+        self.check(fits || follows, || {
             format!("#{at} receives: reading {reading}, ended {ended}, failed {failed:?}")
         });
     }

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -12,8 +13,10 @@ use super::connections::Connections;
 use super::datagrams::{Datagrams, UdpModel};
 use super::descriptors::{PollModel, SignalModel};
 use super::listeners::{ListenerModel, Place};
+use super::processes::ProcessModel;
 use super::program::Program;
 use super::random::Random;
+use super::requests::{FileModel, RequestModel};
 use super::simple::{HookModel, Tasks, TimerModel, WakerModel};
 use super::streams::StreamModel;
 
@@ -21,6 +24,8 @@ thread_local! {
     static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
     /// Closures and handlers that exist: all must be dropped with the loop.
     static TOKENS: Cell<i64> = const { Cell::new(0) };
+    /// The callback that runs is to end in a panic.
+    static PANICS: Cell<bool> = const { Cell::new(false) };
     static NESTED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -34,7 +39,7 @@ impl Token {
     }
 
     pub fn alive() -> i64 {
-        TOKENS.get()
+        TOKENS.get() + SHARED_TOKENS.load(Ordering::SeqCst)
     }
 }
 
@@ -43,6 +48,27 @@ impl Drop for Token {
         TOKENS.set(TOKENS.get() - 1);
     }
 }
+
+/// As [`Token`], for what goes to other threads.
+pub struct SharedToken(());
+
+static SHARED_TOKENS: AtomicI64 = AtomicI64::new(0);
+
+impl SharedToken {
+    pub fn new() -> SharedToken {
+        SHARED_TOKENS.fetch_add(1, Ordering::SeqCst);
+        SharedToken(())
+    }
+}
+
+impl Drop for SharedToken {
+    fn drop(&mut self) {
+        SHARED_TOKENS.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// The panic that a program asks for.
+pub struct OnPurpose;
 
 /// Where in a turn the loop stands, as far as callbacks show it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -82,6 +108,8 @@ pub enum Callback {
     Drain,
     Timeout,
     Error,
+    Exit,
+    Passed,
     Done,
     HandlerClose,
     UserClose,
@@ -107,6 +135,9 @@ pub enum Body {
     Listener(ListenerModel),
     Stream(Box<StreamModel>),
     Udp(Box<UdpModel>),
+    Request(RequestModel),
+    File(Box<FileModel>),
+    Process(ProcessModel),
 }
 
 pub struct Handle {
@@ -170,6 +201,8 @@ pub struct World {
     pub net: Connections,
     pub datagrams: Datagrams,
     pub pairs: Vec<super::descriptors::Pair>,
+    /// The pool takes little work at a time.
+    pub small_pool: bool,
 }
 
 impl World {
@@ -207,12 +240,14 @@ impl World {
             net: Connections::default(),
             datagrams: Datagrams::default(),
             pairs: Vec::new(),
+            small_pool: false,
         }
     }
 
     /// Makes it the world that callbacks of this thread see.
     pub fn install(self) {
         NESTED.set(false);
+        PANICS.set(false);
         WORLD.with(|slot| *slot.borrow_mut() = Some(Box::new(self)));
     }
 
@@ -273,8 +308,11 @@ impl World {
 
     /// A call that makes a handle: while the loop ends there are no new ones.
     pub fn opened<T>(&mut self, call: &str, got: Result<T>) -> Option<T> {
-        let expected = (self.stage == Stage::Ending).then_some(Code::ECANCELED);
-        self.outcome(call, got, expected)
+        self.outcome(call, got, self.expected_of_opening())
+    }
+
+    pub fn expected_of_opening(&self) -> Option<Code> {
+        (self.stage == Stage::Ending).then_some(Code::ECANCELED)
     }
 
     pub fn add(&mut self, id: Id, body: Body) -> usize {
@@ -348,7 +386,12 @@ impl World {
             Body::Listener(_) => self.listener_gone(at),
             Body::Poll(poll) => poll.interest = None,
             Body::Udp(_) => self.udp_gone(at),
-            Body::Signal(_) | Body::Waker(_) | Body::Stream(_) => {}
+            Body::Signal(_)
+            | Body::Waker(_)
+            | Body::Stream(_)
+            | Body::Request(_)
+            | Body::File(_)
+            | Body::Process(_) => {}
         }
         self.settle_closing(at);
     }
@@ -369,6 +412,7 @@ impl World {
         match &self.handles[at].body {
             Body::Stream(stream) => stream.is_owed(),
             Body::Udp(_) => self.udp_is_owed(at),
+            Body::Request(request) => !request.told,
             _ => false,
         }
     }
@@ -384,8 +428,12 @@ impl World {
 
     /// A turn is over.
     pub fn turn_ended(&mut self) {
-        let late = (0..self.handles.len())
-            .find(|at| self.handles[*at].life == Life::Closing { due: true });
+        // A closed request hears its last when no thread is at it any more.
+        let late = (0..self.handles.len()).find(|at| {
+            let handle = &self.handles[*at];
+            let lingers = matches!(&handle.body, Body::Request(request) if !request.told);
+            handle.life == Life::Closing { due: true } && !lingers
+        });
         if let Some(at) = late {
             self.check(false, || {
                 format!("closed handle #{at} did not hear its last in the closing phase")
@@ -417,7 +465,8 @@ impl World {
             (Within, Accept | Open | Data | Memory | Received | Datagram | End | Poll) => {
                 Some(Within)
             }
-            (Within, Posted) => Some(Within),
+            (Within, Posted | Passed | Exit) => Some(Within),
+            (Before | After, Exit) => Some(Before),
             (After, Check | HandlerClose | UserClose) => Some(After),
             _ => None,
         };
@@ -472,6 +521,33 @@ impl World {
         self.epoch += 1;
         self.in_timer_phase = false;
         self.turn_start = (nanoseconds(lp), self.serial);
+    }
+
+    /// A callback has panicked, and `run` has unwound: the rest of the turn does not come.
+    pub fn run_unwound(&mut self) {
+        self.count("run unwound");
+        for handle in &mut self.handles {
+            if let Life::Closing { due } = &mut handle.life {
+                *due = false;
+            }
+        }
+        self.due_hooks.iter_mut().for_each(VecDeque::clear);
+        self.idle_ran = false;
+        self.phases += 1;
+        self.stage = Stage::Outside;
+        self.run_ended();
+    }
+
+    /// The callback that runs is to end in a panic.
+    pub fn panic(&mut self) {
+        // While the loop is dropped a panic would be two.
+        let may = !matches!(
+            self.callback,
+            None | Some(Callback::Memory | Callback::Received)
+        );
+        if may && self.stage != Stage::Ending {
+            PANICS.set(true);
+        }
     }
 
     pub fn run_ended(&mut self) {
@@ -532,6 +608,9 @@ impl Handle {
             },
             Body::Stream(stream) => stream.kind,
             Body::Udp(_) => Kind::Udp,
+            Body::Request(_) => Kind::Request,
+            Body::File(_) => Kind::File,
+            Body::Process(_) => Kind::Process,
         }
     }
 }
@@ -558,7 +637,7 @@ pub fn called_then<R: Default>(
     run: impl FnOnce(&mut World),
     then: impl FnOnce(&mut World) -> R,
 ) -> R {
-    WORLD.with(|slot| {
+    let result = WORLD.with(|slot| {
         let Ok(mut slot) = slot.try_borrow_mut() else {
             // The world is in use: a call of the library has called back.
             NESTED.set(true);
@@ -609,7 +688,12 @@ pub fn called_then<R: Default>(
             lp.stop();
         }
         result
-    })
+    });
+    if PANICS.take() {
+        // Not by `panic!`, which would say so.
+        std::panic::resume_unwind(Box::new(OnPurpose));
+    }
+    result
 }
 
 impl Callback {
@@ -636,6 +720,8 @@ impl Callback {
             Drain => "on_drain",
             Timeout => "on_timeout",
             Error => "on_error",
+            Exit => "on_exit",
+            Passed => "on_descriptors",
             Done => "done",
             HandlerClose => "on_close of a handler",
             UserClose => "on_close callback",
