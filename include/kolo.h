@@ -3236,8 +3236,9 @@ int kolo_local_adopt(kolo_loop *loop,
  * on_close comes as ever. The socket does not block; bytes that were not read yet are still in it.
  * Received descriptors that were not taken are closed.
  *
- * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, or while the connection
- * is being made; KOLO_ENOTSUP on Windows.
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBUSY while writes are queued, while the connection is
+ * being made, and in on_descriptors, since the bytes that the descriptors came with are still to be
+ * told; KOLO_ENOTSUP on Windows.
  */
 int kolo_local_release(kolo_loop *loop, kolo_local local, kolo_socket *out);
 
