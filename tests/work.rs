@@ -499,3 +499,17 @@ fn a_forked_child_drops_a_loop_that_has_work() {
         });
     });
 }
+
+/// A thread is at the work, and at whatever memory it was lent: saying so does not end it.
+#[test]
+fn where_nobody_has_forked_forked_does_nothing() {
+    each_driver(|lp| {
+        let (_, go_on, outcomes) = occupy(&lp, WorkClass::Compute);
+        lp.forked().unwrap();
+        some_turns(&lp);
+        assert_eq!(outcomes.take(), []);
+        drop(go_on);
+        run_to_end(&lp);
+        assert_eq!(outcomes.take(), [Ok(())]);
+    });
+}

@@ -320,21 +320,28 @@ impl Loop {
     /// they would have posted, are not in the child: requests at which they were complete with
     /// [`Code::ECANCELED`].
     ///
+    /// In a process that has not forked, and for a loop that has its own objects already, nothing
+    /// happens. After an error it may be tried again.
+    ///
     /// Errors: [`Code::EBUSY`] inside a callback that the parent was running when it forked, if
     /// the loop is to be run there; those of the system when descriptors are short.
     pub fn forked(&self) -> Result<()> {
+        if self.fork_generation.get() == sys::fork::generation() {
+            // What is under way is this process's own: threads are at the memory of its requests.
+            return Ok(());
+        }
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
         core.driver.forked()?;
         for (id, source) in core.handles.sources() {
             core.driver.restore(id, source)?;
         }
-        self.fork_generation.set(sys::fork::generation());
         self.mailbox.forked(core.driver.waker(), &mut core.handles);
         crate::request::forked(core);
         crate::signal::forked(core)?;
         #[cfg(feature = "watch")]
         crate::watch::forked(core)?;
+        self.fork_generation.set(sys::fork::generation());
         Ok(())
     }
 
