@@ -40,7 +40,6 @@
 //!    no hold on the caller's memory. It stops at the first that is refused, and says why; those
 //!    after it were not tried. When it took fewer and says nothing, the socket is full, and a
 //!    [`Completion::DatagramsSent`] follows, after which the caller sends again what is left.
-
 //! 10. `send_file` sends from a file what the socket takes at once, without bringing it into the
 //!     caller's memory. It may wait for a disk where the bytes are not in the kernel's memory: the
 //!     caller has looked. After [`FileSent::Full`] a [`Completion::Sent`] follows.
