@@ -194,8 +194,10 @@ impl LocalStream {
             }
             Some(Kind::Pipe) => {
                 let descriptor = first()?;
-                let ways = super::pipe::ways(descriptor.as_raw_fd())?;
-                open_descriptor(lp, descriptor, Kind::Pipe, ways, false, handler)
+                match super::pipe::ways(descriptor.as_raw_fd()) {
+                    Ok(ways) => open_descriptor(lp, descriptor, Kind::Pipe, ways, false, handler),
+                    Err(error) => Err((error, Some(descriptor))),
+                }
             }
             _ => return Err(Code::EINVAL.into()),
         };
