@@ -248,7 +248,9 @@ impl Loop {
     /// The timer of a stream that is connecting; `false` if it is connecting by itself.
     pub(crate) fn connecting_timer(&self, stream: Id) -> bool {
         let core = &mut *self.core.borrow_mut();
-        let now = core.now;
+        // Read anew: callbacks may have run for long since the turn's clock was read, and the next
+        // attempt is to wait from now on.
+        let now = self.fresh_clock(core);
         let Some(connecting) = core.connecting.get(&stream) else {
             return false;
         };
@@ -275,7 +277,8 @@ impl Loop {
             match core.handles.get(id).map(|entry| &entry.body) {
                 Ok(Body::Attempt(attempt)) => {
                     let (stream, address) = (attempt.stream, attempt.address);
-                    if !attempt_ended(core, id, (stream, address), outcome) {
+                    let now = self.fresh_clock(core);
+                    if !attempt_ended(core, id, (stream, address), outcome, now) {
                         return;
                     }
                     stream
@@ -294,8 +297,8 @@ fn attempt_ended(
     id: Id,
     (stream, address): (Id, SocketAddr),
     outcome: Result<()>,
+    now: u64,
 ) -> bool {
-    let now = core.now;
     let Some(connecting) = core.connecting.get_mut(&stream) else {
         return false;
     };
