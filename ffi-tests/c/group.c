@@ -219,6 +219,66 @@ TEST_WITHOUT_LOOP(groups_may_have_the_defaults) {
     CHECK_OK(kolo_group_join(group));
 }
 
+typedef struct pooled {
+    shared shared;
+    kolo_pool pool;
+    pthread_t workers[LOOPS];
+} pooled;
+
+typedef struct piece {
+    pooled *of;
+    uint32_t index;
+} piece;
+
+static void note_worker(void *user) {
+    piece *me = user;
+    me->of->workers[me->index] = pthread_self();
+}
+
+static void worker_noted(kolo_loop *loop, kolo_request request, int status, void *user) {
+    piece *me = user;
+    (void)loop, (void)request;
+    CHECK_OK(status);
+    count(&me->of->shared, &me->of->shared.accepted);
+    free(me);
+}
+
+static int close_pool_and_work(kolo_loop *loop, uint32_t index, void *user) {
+    pooled *me = user;
+    piece *work = malloc(sizeof *work);
+    CHECK(work != NULL);
+    work->of = me;
+    work->index = index;
+    if (index == 0) CHECK_OK(kolo_pool_close(me->pool));
+    CHECK_OK(kolo_work_submit(loop, KOLO_WORK_COMPUTE, note_worker, worker_noted, work, NULL));
+    return KOLO_OK;
+}
+
+TEST_WITHOUT_LOOP(a_pool_that_is_closed_while_the_group_starts_is_still_its_loops) {
+    kolo_group_options options = KOLO_GROUP_OPTIONS_INIT;
+    kolo_loop_options loop_options = KOLO_LOOP_OPTIONS_INIT;
+    kolo_pool_options pool_options = KOLO_POOL_OPTIONS_INIT;
+    kolo_group group = 0;
+    pooled me;
+    memset(&me, 0, sizeof me);
+    shared_init(&me.shared);
+    pool_options.compute_threads = 1;
+    pool_options.idle_ns = SECONDS(1000);
+    CHECK_OK(kolo_pool_open(&pool_options, &me.pool));
+    loop_options.pool = me.pool;
+    options.loop_options = &loop_options;
+    options.loops = LOOPS;
+    options.on_start = close_pool_and_work;
+    options.user = &me;
+    CHECK_OK(kolo_group_start(&options, &group));
+    await_count(&me.shared, &me.shared.accepted, LOOPS);
+    /* One pool, of one thread. */
+    for (int i = 1; i < LOOPS; i++) CHECK(pthread_equal(me.workers[0], me.workers[i]));
+    CHECK_OK(kolo_group_stop(group, 0));
+    CHECK_OK(kolo_group_join(group));
+    CHECK_ERROR(kolo_group_start(&options, &group), KOLO_EBADF); /* it is closed now */
+}
+
 /* ---- moving ---- */
 
 typedef struct mover {

@@ -8,7 +8,7 @@
 //! A group's functions may be called from any thread. Callbacks run on the threads of the group's
 //! loops, several at a time: what they share is for the program to protect.
 
-use std::ffi::{c_int, c_void, CStr, CString};
+use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -167,7 +167,8 @@ pub unsafe extern "C" fn kolo_group_start(
 
 type LoopMaker = Box<dyn Fn(usize) -> LoopOptions + Send + Sync>;
 
-/// What makes each loop's options from the caller's, which are read now.
+/// What makes each loop's options from the caller's, which are read now. So is their pool, which
+/// the group holds from now on: closed meanwhile, it is still there for the loops to come.
 ///
 /// # Safety
 ///
@@ -175,23 +176,22 @@ type LoopMaker = Box<dyn Fn(usize) -> LoopOptions + Send + Sync>;
 /// or a C string.
 unsafe fn loop_maker(given: *const kolo_loop_options) -> Result<LoopMaker> {
     // SAFETY: promised by the caller.
-    let mut given = unsafe { sized::read_or_default(given)? };
-    let driver: Option<CString> = match given.driver.is_null() {
-        true => None,
-        // SAFETY: promised by the caller.
-        false => Some(unsafe { CStr::from_ptr(given.driver) }.to_owned()),
-    };
+    let given = unsafe { sized::read_or_default(given)? };
     // SAFETY: as above. What is wrong with them is said now.
-    unsafe { loop_options(&given)? };
-    given.driver = std::ptr::null();
-    let given = Shared(given);
+    let LoopOptions { driver, pool, .. } = unsafe { loop_options(&given)? };
+    let given = Shared(kolo_loop_options {
+        driver: std::ptr::null(),
+        pool: 0,
+        ..given
+    });
     Ok(Box::new(move |_| {
-        let mut given = given.get();
-        given.driver = driver
-            .as_ref()
-            .map_or(std::ptr::null(), |text| text.as_ptr());
-        // SAFETY: `driver` is NULL or a C string of ours. A pool that was closed meanwhile is not to be had any more.
-        unsafe { loop_options(&given) }.unwrap_or_default()
+        // SAFETY: no driver is named there. Nor is there anything left that could be wrong.
+        let options = unsafe { loop_options(&given.get()) };
+        LoopOptions {
+            driver: driver.clone(),
+            pool: pool.clone(),
+            ..options.unwrap_or_default()
+        }
     }))
 }
 
