@@ -1254,6 +1254,75 @@ fn bytes_in_time_keep_the_read_idle_timeout_from_firing() {
 }
 
 #[test]
+fn what_comes_while_the_loop_is_busy_is_in_time() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let limit = ms(30);
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        some_turns(&lp);
+        ours.set_timeouts(&lp, Some(limit), None).unwrap();
+        // Longer than the limit, and the next phase is that of the timers; the byte comes at once.
+        let keeps_loop_busy = move |_: &Loop| {
+            peer.write_all(b"x").unwrap();
+            std::thread::sleep(limit * 3);
+            std::mem::forget(peer);
+        };
+        lp.remote().post(keeps_loop_busy).unwrap();
+        run_until(&lp, || !log.events().is_empty());
+        assert_eq!(log.events()[0], Event::Data(b"x".to_vec()));
+    });
+}
+
+#[test]
+fn what_callbacks_before_it_take_is_not_idle_time() {
+    each_carrier(|lp| {
+        let (slow, log) = (Log::default(), Log::default());
+        let limit = ms(50);
+        let busy = Script::new(&slow).on_data(move |_, _, _| std::thread::sleep(limit * 2));
+        let heard = Shared::<Option<Instant>>::default();
+        let (noted, told) = (heard.clone(), heard.clone());
+        let quick = Script::new(&log)
+            .on_data(move |_, _, _| noted.set(Some(Instant::now())))
+            .on_timeout(move |_, _, _| {
+                if let Some(heard) = told.get() {
+                    assert!(heard.elapsed() >= limit, "early");
+                }
+            });
+        let (_first, mut first) = carried(&lp, busy);
+        let (second, mut peer) = carried(&lp, quick);
+        some_turns(&lp);
+        second.set_timeouts(&lp, Some(limit), None).unwrap();
+        // Both are told in one turn.
+        first.write_all(b"x").unwrap();
+        peer.write_all(b"y").unwrap();
+        run_until(&lp, || heard.get().is_some());
+        run_until(&lp, || log.count(&Event::Timeout(Timeout::Read)) > 0);
+    });
+}
+
+#[test]
+fn what_the_peer_takes_while_the_loop_is_busy_is_in_time() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let limit = ms(50);
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        let written = fill(&lp, ours);
+        ours.set_timeouts(&lp, None, Some(limit)).unwrap();
+        let mut reader = peer.try_clone().unwrap();
+        let left = ours.queued(&lp).unwrap();
+        let keeps_loop_busy = move |_: &Loop| {
+            let mut bytes = vec![0; written - left];
+            reader.read_exact(&mut bytes).unwrap();
+            std::thread::sleep(limit * 3);
+        };
+        lp.remote().post(keeps_loop_busy).unwrap();
+        run_until(&lp, || ours.queued(&lp).unwrap() < left);
+        assert_eq!(log.count(&Event::Timeout(Timeout::Write)), 0);
+        drop(peer);
+    });
+}
+
+#[test]
 fn the_read_idle_timeout_rests_while_reading_is_stopped() {
     each_carrier(|lp| {
         let log = Log::default();

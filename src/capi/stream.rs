@@ -490,7 +490,8 @@ pub unsafe extern "C" fn kolo_stream_shutdown(
 /// Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
 /// be received while the stream reads. `write_stall_ns`: how long the peer may take nothing while
 /// writes are queued. Both count anew from this call. When one runs out, on_timeout comes. They cost
-/// nothing per byte.
+/// nothing per byte. While callbacks keep the loop busy, what the peer does counts all the same: when
+/// the descriptor is ready as a timeout runs out, that counts anew, too.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_stream_set_timeouts(
     r#loop: *mut kolo_loop,

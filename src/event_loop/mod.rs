@@ -423,6 +423,12 @@ impl Loop {
         core.now
     }
 
+    /// Whether callbacks have run since the clock was read.
+    #[inline]
+    pub(crate) fn clock_is_stale(&self) -> bool {
+        self.clock_stale.get()
+    }
+
     /// Whether small writes may be gathered: somebody will send them when the callback returns.
     #[inline]
     pub(crate) fn gathers(&self) -> bool {

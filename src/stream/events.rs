@@ -2,7 +2,7 @@
 
 use super::sending::{defer, drain, fail, take_back};
 use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
-use crate::driver::{Driver, ReceiveInto, Received, State, RECEIVE_BUFFER};
+use crate::driver::{Driver, Interest, ReceiveInto, Received, State, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Final, Loop};
 use crate::handles::{Body, Id};
@@ -28,7 +28,7 @@ impl Loop {
                 // Descriptors may have come too, which the handler is told of first.
                 Ok(stream) if stream.source.state.contains(State::CONTROL) => (None, true),
                 Ok(stream) => {
-                    stream.last_read = now;
+                    stream.has_read(self, now);
                     (stream.handler.take(), false)
                 }
                 Err(_) => (None, false),
@@ -49,7 +49,7 @@ impl Loop {
     pub(crate) fn stream_bytes(&self, id: Id, received: Received) {
         let now = self.core.borrow().now;
         if let Ok(stream) = state(&mut self.core.borrow_mut().handles, id) {
-            stream.last_read = now;
+            stream.has_read(self, now);
         }
         self.tell(id, |lp, handler| {
             handler.on_data(lp, Stream(id), received.bytes());
@@ -89,7 +89,7 @@ impl Loop {
         let now = core.now;
         match state(&mut core.handles, id) {
             Ok(stream) if stream.status.contains(Status::READING) => {
-                stream.last_read = now;
+                stream.has_read(self, now);
                 let passed = stream.source.state.contains(State::CONTROL);
                 let source = &mut stream.source;
                 (core.driver.receive_into(id, source, memory), passed)
@@ -148,7 +148,7 @@ impl Loop {
     fn begin_open(&self, id: Id) -> Result<()> {
         let mut core = self.core.borrow_mut();
         let core = &mut *core;
-        let now = core.now;
+        let now = self.fresh_clock(core);
         let entry = core.handles.get_mut(id)?;
         if entry.timer != TimerKey::NONE {
             // It was the connect timeout's.
@@ -296,18 +296,18 @@ impl Loop {
             if stream.status.contains(Status::FAILED) {
                 return; // its `on_error` is on the way
             }
-            let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now);
-            let which = if due(stream.read_deadline()) {
-                stream.last_read = now;
-                Some(Timeout::Read)
-            } else if due(stream.write_deadline()) {
-                stream.writes().last_progress = now;
-                Some(Timeout::Write)
-            } else {
-                None
-            };
+            let which = stream.ran_out(now);
+            if let Some(which) = which {
+                // Counts anew from here, not from when this turn began.
+                let now = sys::monotonic_ns();
+                match which {
+                    Timeout::Read => stream.last_read = now,
+                    Timeout::Write => stream.writes().last_progress = now,
+                }
+            }
+            let overtaken = which.is_some_and(|which| stream.goes_on(which));
             arm_timeouts(&mut core, id);
-            which
+            which.filter(|_| !overtaken)
         };
         if let Some(which) = which {
             self.tell(id, |lp, handler| handler.on_timeout(lp, Stream(id), which));
@@ -329,6 +329,37 @@ impl Loop {
 }
 
 impl super::StreamState {
+    /// Something came. The turn's clock may be older by what the callbacks before have taken, which must
+    /// not count as idle: where that matters it is read anew.
+    #[inline]
+    fn has_read(&mut self, lp: &Loop, turn: u64) {
+        self.last_read = if self.read_idle > 0 && lp.clock_is_stale() {
+            sys::monotonic_ns()
+        } else {
+            turn
+        };
+    }
+
+    /// The timeout that has run out.
+    fn ran_out(&self, now: u64) -> Option<Timeout> {
+        let due = |deadline: Option<u64>| deadline.is_some_and(|deadline| deadline <= now);
+        if due(self.read_deadline()) {
+            return Some(Timeout::Read);
+        }
+        due(self.write_deadline()).then_some(Timeout::Write)
+    }
+
+    /// Whether the descriptor is ready all the same: then the peer has done its part while the loop was
+    /// busy elsewhere, and this turn will tell.
+    fn goes_on(&self, which: Timeout) -> bool {
+        let interest = match which {
+            Timeout::Read => Interest::READABLE,
+            Timeout::Write => Interest::WRITABLE,
+        };
+        let descriptor = self.source.descriptor();
+        descriptor.is_some_and(|at| sys::is_ready(at, interest))
+    }
+
     /// When reading will have been idle for too long.
     fn read_deadline(&self) -> Option<u64> {
         let counts = self.read_idle > 0 && self.status.contains(Status::READING);

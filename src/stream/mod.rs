@@ -21,6 +21,7 @@ use crate::driver::{Driver, Object, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id, Kind};
+use crate::sys;
 
 pub use handler::{Flow, StreamHandler, Timeout};
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
@@ -313,6 +314,8 @@ impl Stream {
     /// while writes are queued, before [`StreamHandler::on_timeout`]. `None`: for ever.
     ///
     /// Both count anew from this call. They cost nothing per byte: receiving only notes the time.
+    /// While callbacks keep the loop busy, what the peer does counts all the same: when the
+    /// descriptor is ready as a timeout runs out, that counts anew, too.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn set_timeouts(
@@ -452,12 +455,12 @@ pub struct WriteId(pub(crate) u64);
 
 /// Reads, as soon as the stream is connected.
 fn start_reading(core: &mut Core, id: Id) -> Result<()> {
-    let now = core.now;
     let stream = state(&mut core.handles, id)?;
     let was_reading = stream.status.contains(Status::READING);
     stream.status.insert(Status::READING);
-    if !was_reading {
-        stream.last_read = now;
+    if !was_reading && stream.read_idle > 0 {
+        // The loop's clock may be as old as this turn.
+        stream.last_read = sys::monotonic_ns();
     }
     if !stream.is_connecting() && !stream.source.state.contains(State::RECEIVE) {
         if let Err(error) = core.driver.receive_start(id, &mut stream.source) {

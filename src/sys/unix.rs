@@ -47,6 +47,24 @@ pub(crate) fn is_open(descriptor: Descriptor) -> bool {
     unsafe { libc::fcntl(descriptor, libc::F_GETFD) >= 0 }
 }
 
+/// Whether the descriptor is ready now (poll(2)); also when it is broken.
+pub(crate) fn is_ready(descriptor: Descriptor, interest: crate::driver::Interest) -> bool {
+    let mut asked = libc::pollfd {
+        fd: descriptor,
+        events: 0,
+        revents: 0,
+    };
+    if interest.contains(crate::driver::Interest::READABLE) {
+        asked.events |= libc::POLLIN;
+    }
+    if interest.contains(crate::driver::Interest::WRITABLE) {
+        asked.events |= libc::POLLOUT;
+    }
+    // SAFETY: one struct, as it says, and no waiting.
+    let ready = unsafe { libc::poll(&mut asked, 1, 0) };
+    ready > 0
+}
+
 /// Hands a socket out of kolo.
 #[cfg(feature = "capi")]
 pub(crate) fn give_socket(socket: Socket) -> Descriptor {

@@ -48,6 +48,11 @@ pub(crate) fn is_open(descriptor: Descriptor) -> bool {
     descriptor != RawSocket::MAX
 }
 
+/// Whether the descriptor is ready now. There is no call for it here that a crate wraps: not known.
+pub(crate) fn is_ready(_descriptor: Descriptor, _interest: crate::driver::Interest) -> bool {
+    false
+}
+
 /// Hands a socket out of kolo.
 #[cfg(feature = "capi")]
 pub(crate) fn give_socket(socket: Socket) -> Descriptor {
