@@ -342,3 +342,23 @@ fn a_loop_can_be_watched_by_another() {
         run_to_end(inner);
     });
 }
+
+/// A wait that ended at once, again and again, would make thousands of turns.
+#[test]
+fn unread_bytes_do_not_keep_the_loop_from_waiting() {
+    for interest in [Interest::DISCONNECT, Interest::PRIORITY] {
+        each_driver(|lp| {
+            let (ours, mut theirs) = UnixStream::pair().unwrap();
+            theirs.write_all(b"unread").unwrap();
+            let poll = Poll::open(&lp, ours.as_raw_fd(), |_, _, found| {
+                panic!("{found:?}");
+            })
+            .unwrap();
+            poll.start(&lp, interest).unwrap();
+            let before = lp.metrics().turns;
+            run_for(&lp, std::time::Duration::from_millis(30));
+            let turns = lp.metrics().turns - before;
+            assert!(turns < 20, "{interest:?}: {turns} turns");
+        });
+    }
+}

@@ -72,12 +72,19 @@ impl Portable {
             self.ids.resize(key + 1, None);
         }
         self.ids[key] = Some(id);
-        let reads = Interest::READABLE | Interest::DISCONNECT | Interest::PRIORITY;
-        Event::new(
+        let mut event = Event::new(
             key,
-            want.intersects(reads),
+            want.contains(Interest::READABLE),
             want.contains(Interest::WRITABLE),
-        )
+        );
+        // Not by way of "readable": unread bytes would end every wait of one who does not ask for them.
+        if want.contains(Interest::PRIORITY) {
+            event.set_priority(true);
+        }
+        if want.contains(Interest::DISCONNECT) {
+            event.set_interrupt(true);
+        }
+        event
     }
 }
 
