@@ -144,7 +144,9 @@ pub struct kolo_process_options {
     /// Leaves it every descriptor that is open here without FD_CLOEXEC. Otherwise it gets none but
     /// those of `stdio`.
     pub keep_descriptors: c_bool,
-    /// It is killed (SIGKILL) when its handle is closed while it runs, also by kolo_loop_free.
+    /// It is killed (SIGKILL) when its handle is closed while it runs, also by kolo_loop_free, which
+    /// waits until all that it has killed are gone: for a moment, or a second at most if the system
+    /// cannot end them.
     pub kill_on_close: c_bool,
 }
 

@@ -2,7 +2,7 @@
 //! whose loop is gone.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::{ExitCallback, ExitStatus, ProcessState};
 use crate::driver::{Driver, Interest, Object};
@@ -21,6 +21,8 @@ pub(crate) struct Children {
     /// Handles of the loop's own.
     signal: Option<Signal>,
     timer: Option<Timer>,
+    /// Until when the loop that goes waits for those that it has killed.
+    killed_until: Option<Instant>,
 }
 
 /// How often children without a descriptor are looked at although no SIGCHLD came: other code may
@@ -149,7 +151,11 @@ pub(crate) fn leave(core: &mut Core, id: Id, mut state: Box<ProcessState>) {
     if core.ending {
         core.driver.close(id, &mut state.source);
         forget(core, id);
-        abandon(state.pid, state.kill_on_close);
+        abandon(
+            state.pid,
+            state.kill_on_close,
+            &mut core.children.killed_until,
+        );
         return;
     }
     let by_signal = core.children.ids.iter().position(|child| *child == id);
@@ -174,24 +180,22 @@ struct Abandoned {
 static ABANDONED: ForkLock<Vec<Abandoned>> = ForkLock::new(Vec::new());
 static ANY_ABANDONED: AtomicBool = AtomicBool::new(false);
 
-/// How long the end of a child that was killed is waited for when its loop goes. Longer only takes
-/// one that the kernel holds, on a disk that does not answer.
+/// How long the ends of all children that were killed are waited for, together, when their loop
+/// goes. Longer only takes one that the kernel holds, on a disk that does not answer.
 const KILLED_WAIT: Duration = Duration::from_secs(1);
 
-/// The loop goes, the child may run on.
-fn abandon(pid: libc::pid_t, killed: bool) {
+/// The loop goes, the child may run on. One that was killed is waited for until `deadline`.
+fn abandon(pid: libc::pid_t, killed: bool, deadline: &mut Option<Instant>) {
     if children::reap(pid) {
         return;
     }
     if killed {
-        let step = Duration::from_millis(1);
-        let mut left = KILLED_WAIT;
-        while !left.is_zero() {
-            std::thread::sleep(step);
+        let deadline = *deadline.get_or_insert_with(|| Instant::now() + KILLED_WAIT);
+        while Instant::now() < deadline {
+            std::thread::sleep(Duration::from_millis(1));
             if children::reap(pid) {
                 return;
             }
-            left = left.saturating_sub(step);
         }
     }
     ABANDONED.lock().push(Abandoned {
