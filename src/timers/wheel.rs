@@ -217,6 +217,12 @@ impl<P: Copy> Wheel<P> {
         armed.then(|| self.nodes[key.0 as usize].deadline)
     }
 
+    /// How many timers there are, armed or not.
+    #[cfg(test)]
+    pub(crate) fn count(&self) -> usize {
+        self.nodes.len() - self.free.len()
+    }
+
     /// How many timers are armed.
     pub(crate) fn len(&self) -> usize {
         self.armed

@@ -202,6 +202,9 @@ impl Watch {
             let mut core = lp.core()?;
             unwatch(&mut core, watch.0);
             let entry = core.handles.remove(watch.0);
+            if let Some(entry) = entry.as_ref().filter(|entry| entry.timer != TimerKey::NONE) {
+                core.wheel.remove(entry.timer);
+            }
             drop(core);
             // The callback's destructor may call the loop.
             drop(entry);
@@ -399,5 +402,26 @@ impl WatchState {
         if self.polling.is_some() {
             line.push_str(" polling");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_watch_that_cannot_be_opened_leaves_nothing_behind() {
+        let lp = Loop::new().unwrap();
+        for poll in [None, Some(Duration::from_secs(1))] {
+            let options = WatchOptions {
+                poll,
+                ..Default::default()
+            };
+            for path in ["/no/such/path", ""] {
+                assert!(Watch::open(&lp, path, &options, |_, _, _| ()).is_err());
+            }
+        }
+        let core = lp.core.borrow();
+        assert_eq!((core.handles.len(), core.wheel.count()), (0, 0));
     }
 }

@@ -49,16 +49,15 @@ pub(super) fn start(lp: &Loop, id: Id, interval: Duration) -> Result<()> {
     let is_directory = {
         let mut core = lp.core()?;
         let core = &mut *core;
-        let timer = core.wheel.add(id);
-        let entry = core.handles.get_mut(id)?;
-        entry.timer = timer;
-        let state = state(entry)?;
+        let state = state(core.handles.get_mut(id)?)?;
         let (itself, is_directory) = Snapshot::of_itself(&state.path)?;
         state.polling = Some(Polling {
             interval: nanoseconds(interval.max(INTERVAL_MIN)),
             before: (!is_directory).then(|| Arc::new(itself)),
             look: None,
         });
+        // The watch closes with it; `Watch::open` sees to that if this fails from here on.
+        core.handles.get_mut(id)?.timer = core.wheel.add(id);
         is_directory
     };
     if is_directory {
