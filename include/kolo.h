@@ -702,9 +702,11 @@ int kolo_loop_backend_timeout(kolo_loop *loop, int64_t *out_ns);
  * Makes the loop usable in the child of a fork, where every other call returns KOLO_EFORKED
  * before this one. The parent is not disturbed. Handles stay as they are, and share their
  * sockets with the parent: close in the child what it does not serve. Fork on the loop's thread
- * and outside of its callbacks. A child that only calls exec needs nothing of this.
+ * and outside of its callbacks. A child that only calls exec needs nothing of this. In a process
+ * that has not forked since it made the loop, nothing happens.
  *
- * Errors: KOLO_EBUSY inside a callback of this loop; the system's when descriptors are short.
+ * Errors: KOLO_EBUSY inside a callback of this loop; the system's when descriptors are short, and
+ * then it may be tried again.
  */
 int kolo_loop_fork(kolo_loop *loop);
 
@@ -1877,7 +1879,8 @@ int kolo_stream_shutdown(kolo_loop *loop, kolo_stream stream, kolo_write_cb done
  * Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
  * be received while the stream reads. `write_stall_ns`: how long the peer may take nothing while
  * writes are queued. Both count anew from this call. When one runs out, on_timeout comes. They cost
- * nothing per byte.
+ * nothing per byte. While callbacks keep the loop busy, what the peer does counts all the same: when
+ * the descriptor is ready as a timeout runs out, that counts anew, too.
  */
 int kolo_stream_set_timeouts(kolo_loop *loop,
                              kolo_stream stream,
@@ -3713,7 +3716,11 @@ typedef struct kolo_process_options {
      * those of `stdio`.
      */
     bool keep_descriptors;
-    /** It is killed (SIGKILL) when its handle is closed while it runs, also by kolo_loop_free. */
+    /**
+     * It is killed (SIGKILL) when its handle is closed while it runs, also by kolo_loop_free, which
+     * waits until all that it has killed are gone: for a moment, or a second at most if the system
+     * cannot end them.
+     */
     bool kill_on_close;
 } kolo_process_options;
 
