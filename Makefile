@@ -17,7 +17,7 @@ LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-targets fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-loom check-targets fmt clean help
 
 # Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
 # rustc also tells what a program must link beside the static library.
@@ -80,6 +80,10 @@ check-model:
 ## check-sanitizers: the C programs under the address and the thread sanitizer, kolo instrumented too
 check-sanitizers:
 	@scripts/check-sanitizers
+
+## check-loom: wakes and posts in every order in which threads may meet
+check-loom:
+	@scripts/check-loom
 
 ## check-targets: type-check and lint for Windows, FreeBSD and macOS; TARGETS= for others
 check-targets:

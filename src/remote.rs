@@ -9,12 +9,18 @@
 //! wake. Here the loop pays instead: after it cleared the flag it has every thread of the process
 //! pass a full barrier (membarrier(2), Linux) before it looks. Where the system has no such call
 //! the exchange is made each time.
+//!
+//! All of it that other threads take part in is in [`Mailbox`], [`Flag`] and [`Remote`], and
+//! `loom_tests.rs` has it meet in every order.
 
 mod forks;
+#[cfg(all(loom, test))]
+mod loom_tests;
+mod threads;
 
 use std::collections::VecDeque;
-use std::sync::atomic::{compiler_fence, AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, RwLock};
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, OnceLock};
 
 use smallbox::smallbox;
 
@@ -23,7 +29,8 @@ use crate::error::{Code, Result};
 use crate::event_loop::{Loop, Posted, Task};
 use crate::handles::{Body, Handles, Id};
 use crate::pool::Finished;
-use crate::sys;
+
+use threads::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, RwLock};
 
 /// A flag that many threads raise and the loop's thread lowers.
 struct Flag {
@@ -36,7 +43,7 @@ impl Flag {
     fn new() -> Flag {
         Flag {
             raised: AtomicBool::new(false),
-            heavy: sys::has_heavy_barrier(),
+            heavy: threads::has_heavy_barrier(),
         }
     }
 
@@ -44,7 +51,7 @@ impl Flag {
     #[inline]
     fn raise(&self) -> bool {
         if self.heavy {
-            compiler_fence(Ordering::SeqCst);
+            threads::light_barrier();
             if self.raised.load(Ordering::Relaxed) {
                 return false;
             }
@@ -65,7 +72,7 @@ impl Flag {
 
     fn barrier(&self) {
         if self.heavy {
-            sys::heavy_barrier();
+            threads::heavy_barrier();
         }
     }
 }
@@ -145,6 +152,34 @@ impl Mailbox {
 
     pub fn posts_waiting(&self) -> usize {
         self.waiting.load(Ordering::Relaxed) + self.taken.load(Ordering::Relaxed)
+    }
+
+    /// The loop's side of a wake: takes over what the others left, if the flag or the posts say
+    /// that there may be something. What they did before they raised a flag is visible to whoever
+    /// runs after this; what they do from now on raises it anew. `flag_of` finds a waker's flag.
+    fn look<'a>(
+        &self,
+        posted: &mut VecDeque<Posted>,
+        mut flag_of: impl FnMut(Id) -> Option<&'a WakerShared>,
+    ) -> Option<Left> {
+        if !self.flag.is_raised() && !self.has_posts() {
+            return None;
+        }
+        self.flag.lower();
+        let left = self.take_over(posted);
+        for waker in left.woken.iter().filter_map(|id| flag_of(*id)) {
+            waker.flag.lower();
+        }
+        // One barrier for the loop's flag and all the wakers'.
+        self.flag.barrier();
+        Some(left)
+    }
+
+    /// The next of the posts that were taken over.
+    fn next(&self, posted: &mut VecDeque<Posted>) -> Option<Posted> {
+        let next = posted.pop_front();
+        self.taken.store(posted.len(), Ordering::Relaxed);
+        next
     }
 
     /// Moves what was posted to the loop's own queue, with one lock for all of it.
@@ -420,24 +455,18 @@ impl Loop {
     /// meanwhile raises the flag again, and has its turn in the next.
     pub(crate) fn run_posted(&self) {
         let mailbox = &*self.mailbox;
-        if !mailbox.flag.is_raised() && !mailbox.has_posts() {
+        let left = {
+            let core = &mut *self.core.borrow_mut();
+            mailbox.look(&mut core.posted, |id| {
+                match &core.handles.get(id).ok()?.body {
+                    Body::Waker(state) => Some(&state.shared),
+                    _ => None,
+                }
+            })
+        };
+        let Some(Left { woken, finished }) = left else {
             return;
-        }
-        mailbox.flag.lower();
-        let Left { woken, finished } = mailbox.take_over(&mut self.core.borrow_mut().posted);
-        for id in &woken {
-            if let Ok(Body::Waker(state)) = self
-                .core
-                .borrow_mut()
-                .handles
-                .get_mut(*id)
-                .map(|e| &mut e.body)
-            {
-                state.shared.flag.lower();
-            }
-        }
-        // One barrier for the loop's flag and all the wakers'.
-        mailbox.flag.barrier();
+        };
         {
             // A callback may unwind: those not yet called stand in the loop's queue.
             let mut core = self.core.borrow_mut();
@@ -448,12 +477,7 @@ impl Loop {
             }
         }
         loop {
-            let next = {
-                let mut core = self.core.borrow_mut();
-                let next = core.posted.pop_front();
-                mailbox.taken.store(core.posted.len(), Ordering::Relaxed);
-                next
-            };
+            let next = mailbox.next(&mut self.core.borrow_mut().posted);
             let Some(mut task) = next else { return };
             self.callback(None, |lp| task.run(lp));
         }

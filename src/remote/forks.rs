@@ -1,13 +1,13 @@
 //! A thread may fork while another one posts or wakes and holds a mailbox's locks, which then would never be let go in
 //! the child. So a fork takes the locks of every mailbox, and both sides let them go: the child finds each one whole.
 
-#[cfg(not(unix))]
+#[cfg(any(not(unix), all(loom, test)))]
 pub(super) fn survive(_: &std::sync::Arc<super::Mailbox>) {}
 
-#[cfg(unix)]
+#[cfg(all(unix, not(all(loom, test))))]
 pub(super) use unix::survive;
 
-#[cfg(unix)]
+#[cfg(all(unix, not(all(loom, test))))]
 mod unix {
     use std::cell::UnsafeCell;
     use std::sync::atomic::AtomicBool;

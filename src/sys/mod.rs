@@ -22,6 +22,7 @@ pub(crate) mod names;
 #[cfg(feature = "net")]
 pub(crate) mod udp_options;
 #[cfg(unix)]
+#[cfg_attr(all(loom, test), allow(dead_code))] // barriers are modelled then
 mod unix;
 #[cfg(windows)]
 mod windows;
