@@ -5,7 +5,7 @@ use std::io;
 use super::{Current, Readiness, Selector};
 use crate::driver::{
     would_block, Buffer, Completion, Interest, Object, Passed, ReceiveInto, Received, Source,
-    State, GONE_MAX, RECEIVE_BUFFER,
+    State, GONE_MAX, RECEIVE_BUFFER, RECEIVE_SOCKET,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -125,8 +125,8 @@ impl<S: Selector> Readiness<S> {
     #[inline]
     pub(super) fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = read(source, &mut memory[..], &mut self.passed);
-        if let Ok(length @ 1..RECEIVE_BUFFER) = outcome {
+        let outcome = read(source, &mut memory[..RECEIVE_SOCKET], &mut self.passed);
+        if let Ok(length @ 1..RECEIVE_SOCKET) = outcome {
             source.state.remove(State::READABLE);
             return Some(Completion::Received(
                 id,
@@ -146,7 +146,8 @@ impl<S: Selector> Readiness<S> {
     /// One receive call into the shared buffer.
     fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
         let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = read(source, &mut memory[..], &mut self.passed);
+        let room = room_for(source);
+        let outcome = read(source, &mut memory[..room], &mut self.passed);
         self.received(id, source, memory, outcome)
     }
 
@@ -157,7 +158,7 @@ impl<S: Selector> Readiness<S> {
         memory: Box<Buffer>,
         outcome: io::Result<usize>,
     ) -> Option<Completion> {
-        let completion = match note_outcome(source, RECEIVE_BUFFER, outcome) {
+        let completion = match note_outcome(source, room_for(source), outcome) {
             ReceiveInto::Bytes(length) => {
                 return Some(Completion::Received(
                     id,
@@ -176,7 +177,16 @@ impl<S: Selector> Readiness<S> {
     }
 }
 
-fn new_buffer() -> Box<Buffer> {
+/// How much one call may bring.
+#[inline]
+fn room_for(source: &Source) -> usize {
+    match source.object {
+        Object::Socket(_) => RECEIVE_SOCKET,
+        _ => RECEIVE_BUFFER,
+    }
+}
+
+pub(super) fn new_buffer() -> Box<Buffer> {
     Box::new([0; RECEIVE_BUFFER])
 }
 
