@@ -154,6 +154,12 @@ impl<S: Selector> Readiness<S> {
         limit.map_or(0, |(_, limit)| *limit)
     }
 
+    /// What streams share for receiving, for who receives besides; to be given back by `recycle`.
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    pub fn take_memory(&mut self) -> Box<Buffer> {
+        self.memory.take().unwrap_or_else(work::new_buffer)
+    }
+
     /// The next source to go on with from the last turn.
     fn next_carried(&mut self, sources: &mut impl Sources) -> Option<Current> {
         while self.carried_now > 0 {

@@ -76,8 +76,12 @@ impl Uring {
         let (at, had) = (line.at, line.status);
         let mut has = had;
         let receives = had.contains(Status::RECEIVES) && !had.contains(Status::KEPT);
-        let reads = had.contains(Status::ACCEPTS) || receives && had.contains(Status::OWN_MEMORY);
-        let takes = receives && !had.intersects(Status::OWN_MEMORY | Status::RECEIVING);
+        let itself = Status::OWN_MEMORY | Status::BULK;
+        let takes = receives && !had.intersects(itself | Status::RECEIVING);
+        // Not before all that its receive took is told.
+        let in_bulk = had & (Status::BULK | Status::RECEIVING) == Status::BULK;
+        let reads = receives && (had.contains(Status::OWN_MEMORY) || in_bulk);
+        let reads = reads || had.contains(Status::ACCEPTS);
         has.set(Status::RECEIVING, takes || had.contains(Status::RECEIVING));
         let polls = reads && !had.contains(Status::READ_POLL);
         has.set(Status::READ_POLL, polls || had.contains(Status::READ_POLL));

@@ -41,6 +41,10 @@ bitflags! {
         const KEPT = 1 << 12;
         /// Stands in the list of those to go on with in the next turn.
         const CARRIED = 1 << 13;
+        /// It brings much at a time: see `bulk.rs`.
+        const BULK = 1 << 14;
+        /// Last time it did not.
+        const SLACK = 1 << 15;
 
         const UNDER_WAY = Self::RECEIVING.bits() | Self::READ_POLL.bits() | Self::WRITE_POLL.bits();
     }

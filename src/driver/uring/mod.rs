@@ -1,7 +1,8 @@
 //! Linux: io_uring. TCP is handed to the kernel; everything else goes through a readiness driver beneath.
 //!
 //! One call a turn hands over what the turn's callbacks wanted, waits, and brings what has come. A receive is asked
-//! for once and goes on ("multishot") into buffers that all streams share (`buffers.rs`). Small sends are copied and
+//! for once and goes on ("multishot") into buffers that all streams share (`buffers.rs`); streams that bring much at a
+//! time are received from at once, when the ring says that there is something (`bulk.rs`). Small sends are copied and
 //! go with that call too (`sends.rs`); they are tried once, like a send of the readiness driver's, and what the
 //! kernel does not take goes back to the stream's queue. So nothing of the caller's, nor a socket's bytes, stands in
 //! the kernel's hands from one turn to the next, and closing, releasing and forking find nothing to wait for.
@@ -15,12 +16,13 @@
 //!   ([`Driver::release`]), and bytes that were received ahead could not be put back.
 //! - Descriptors that are no TCP sockets are watched by the readiness driver, whose epoll set the ring watches.
 //!
-//! Needs Linux 6.12, for buffers that are consumed piece by piece. [`Uring::new`] fails on an older kernel, where
-//! io_uring is disabled (kernel.io_uring_disabled) and where a filter forbids it (containers).
+//! Needs Linux 6.12, since nothing older was tried. [`Uring::new`] fails on an older kernel, where io_uring is disabled
+//! (kernel.io_uring_disabled) and where a filter forbids it (containers).
 
 mod accepts;
 mod arming;
 mod buffers;
+mod bulk;
 mod lines;
 mod outer;
 mod receives;
@@ -49,6 +51,7 @@ use crate::sys::datagrams::{Batch, Outgoing};
 use crate::sys::{Descriptor, OwnedDescriptor};
 use accepts::Accepting;
 pub(crate) use buffers::Piece;
+use bulk::Reading;
 use lines::{Lines, Status};
 use outer::Outer;
 use receives::Kept;
@@ -79,6 +82,7 @@ pub(crate) struct Uring {
     carried: VecDeque<Id>,
     carried_now: usize,
     accepting: Option<Accepting>,
+    reading: Option<Reading>,
     /// How many connections each listener may accept a turn: listeners are few.
     accept_limits: Vec<(Id, u32)>,
     /// The next wait hands over what is pushed: it need not be done at once.
@@ -131,6 +135,7 @@ impl Uring {
             carried: VecDeque::new(),
             carried_now: 0,
             accepting: None,
+            reading: None,
             accept_limits: Vec::new(),
             in_turn: false,
             is_busy: false,
@@ -251,6 +256,7 @@ impl Driver for Uring {
             || !self.carried.is_empty()
             || !self.unsent.is_empty()
             || self.accepting.is_some()
+            || self.reading.is_some()
             || self.inner_is_ready
             || self.inner.has_more()
     }

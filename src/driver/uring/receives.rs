@@ -107,8 +107,11 @@ impl Uring {
             (1.., None) => Event::Failed(id, Code::EIO.into()), // no buffer of ours
             _ => Event::Failed(id, std::io::Error::from_raw_os_error(-result).into()),
         };
-        if let (Event::Data(..), false) = (&event, more) {
-            self.arm_later(id);
+        if let Event::Data(_, piece) = &event {
+            self.note_size(id, piece.bytes().len());
+            if !more {
+                self.arm_later(id);
+            }
         }
         self.ready.push_back(event);
     }
@@ -117,20 +120,11 @@ impl Uring {
     pub(super) fn hand_out(
         &mut self,
         id: Id,
-        mut piece: Piece,
+        piece: Piece,
         source: &mut Source,
     ) -> Option<Completion> {
         let wanted = source.state & (State::RECEIVE | State::OWN_MEMORY) == State::RECEIVE;
         if wanted && (self.kept.is_empty() || !self.kept.contains_key(&id)) {
-            while matches!(self.ready.front(), Some(Event::Data(of, _)) if *of == id) {
-                let Some(Event::Data(_, next)) = self.ready.pop_front() else {
-                    break;
-                };
-                if let Err(next) = piece.join(next) {
-                    self.ready.push_front(Event::Data(id, next));
-                    break;
-                }
-            }
             return Some(Completion::Received(id, Received::Ring(piece)));
         }
         self.keep(id, piece.bytes());
@@ -245,13 +239,18 @@ impl Uring {
             return None;
         }
         // Told once; what is left over is found when it is asked for again.
-        self.arm_later(id);
         if source.state.contains(State::OWN_MEMORY) {
+            self.arm_later(id);
             return Some(Completion::Readable(id));
         }
         if let Some(line) = self.lines.get(id) {
             line.status.remove(Status::OWN_MEMORY);
+            if line.status.contains(Status::BULK) {
+                self.begin_reading(id);
+                return None;
+            }
         }
+        self.arm_later(id);
         None
     }
 

@@ -16,7 +16,7 @@ use std::rc::Rc;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, EnterFlags, IoUring};
 
-use super::buffers::{Buffers, Piece, INCREMENTAL};
+use super::buffers::{Buffers, Piece};
 use super::token::{Operation, Token};
 use crate::error::{Code, Error, Result};
 use crate::sys::{self, Descriptor};
@@ -78,7 +78,9 @@ impl Ring {
         let wanted = parameters.is_feature_nodrop()
             && parameters.is_feature_ext_arg()
             && parameters.is_feature_submit_stable()
-            && parameters.is_feature_skip_cqe_on_success();
+            && parameters.is_feature_skip_cqe_on_success()
+            // Linux 6.12: nothing older was tried.
+            && parameters.is_feature_min_timeout();
         if !wanted {
             return Err(Code::ENOTSUP.into());
         }
@@ -90,7 +92,7 @@ impl Ring {
                 buffers.address(),
                 buffers.count(),
                 GROUP,
-                INCREMENTAL,
+                0,
             )?;
         }
         Ok(Ring {
@@ -250,11 +252,9 @@ impl Ring {
     pub fn next(&mut self) -> Option<Completed> {
         let entry = self.inner.completion().next()?;
         let flags = entry.flags();
-        let piece = cqueue::buffer_select(flags).and_then(|buffer| {
-            let length = entry.result().max(0) as u32;
-            self.buffers
-                .take(buffer, length, cqueue::buffer_more(flags))
-        });
+        let length = entry.result().max(0) as u32;
+        let piece = cqueue::buffer_select(flags);
+        let piece = piece.and_then(|buffer| self.buffers.take(buffer, length));
         Some(Completed {
             token: Token::from_raw(entry.user_data()),
             result: entry.result(),

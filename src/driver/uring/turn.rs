@@ -140,6 +140,12 @@ impl Uring {
                 }
                 continue;
             }
+            if let Some(reading) = self.reading.take() {
+                if let Some(received) = self.read_next(reading, sources) {
+                    return Some(received);
+                }
+                continue;
+            }
             let completion = if self.left > 0 && !self.ready.is_empty() {
                 self.left -= 1;
                 self.next_event(sources)
