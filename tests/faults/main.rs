@@ -14,4 +14,8 @@ mod common;
 
 mod everything;
 mod injected;
+mod interrupts;
+mod network;
+mod peers;
+mod shortage;
 mod support;

@@ -84,6 +84,8 @@ pub fn arguments(name: &str) -> [&str; 5] {
 
 pub fn in_own_process(name: &str, test: impl FnOnce()) {
     if std::env::var(OWN).is_ok_and(|own| own == name) {
+        // What was inherited would be in the way of those who count.
+        unsafe { libc::close_range(3, u32::MAX, 0) };
         return test();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
@@ -157,15 +159,9 @@ pub fn in_own_namespaces(
     }
 }
 
-/// The descriptors that this process has open.
+/// The descriptors that this process has open. Needs none itself.
 pub fn open_descriptors() -> Vec<RawFd> {
-    let names = std::fs::read_dir("/proc/self/fd").unwrap();
-    let numbers = names.filter_map(|name| name.ok()?.file_name().to_str()?.parse().ok());
-    let mut open: Vec<RawFd> = numbers.collect();
-    // The one that read the directory was among them.
-    open.retain(|at| is_open(*at));
-    open.sort_unstable();
-    open
+    (0..1 << 15).filter(|at| is_open(*at)).collect()
 }
 
 pub fn is_open(descriptor: RawFd) -> bool {
