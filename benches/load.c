@@ -2,10 +2,12 @@
  *
  *   load PORT echo CONNECTIONS SIZE DEPTH   DEPTH messages of SIZE bytes are on their way on each connection:
  *                                           1 is ping-pong, more is streaming
+ *   load PORT pipeline CONNECTIONS SIZE DEPTH   DEPTH messages of SIZE bytes in one write; the next ones once all are back
  *   load PORT churn CONNECTIONS SIZE        so many at a time: connect, one echo of SIZE bytes, half-close, close
- *   load PORT check                         is this an echo server at all: back-pressure, half-close, resets, odd sizes
+ *   load PORT check [SIZE]                  is this an echo server at all: back-pressure, half-close, resets, odd sizes;
+ *                                           with SIZE, of a server that echoes SIZE bytes at a time
  *
- * After "ready", echo and churn take commands on stdin, each answered by "done MESSAGES WALL_NS" once every echo is
+ * After "ready", all but check take commands on stdin, each answered by "done MESSAGES WALL_NS" once every echo is
  * in (so nothing is on its way when the driver reads the server's processor time):
  *
  *   slice MS      go on for so long
@@ -43,6 +45,7 @@ static uint16_t port;
 static struct connection *connections;
 static size_t connection_count;
 static size_t message_bytes, depth;
+static size_t unit_bytes = 1; /* what the server echoes at once at the least */
 static uint8_t pattern[PATTERN_PERIOD + CHUNK_BYTES];
 static uint8_t received_bytes[CHUNK_BYTES];
 static struct epoll_event events[EVENTS_PER_WAIT];
@@ -184,7 +187,7 @@ static void open_connections(size_t count, int receive_buffer) {
     struct connection *connection = &connections[connection_count++];
     open_connection(connection, 0, receive_buffer);
     if (connection_count % CONNECTS_PER_ACCEPT_CHECK != 0 && connection_count != count) continue;
-    connection->goal += 1;
+    connection->goal += unit_bytes;
     exchange(0);
   }
 }
@@ -250,7 +253,8 @@ static uint64_t churn(uint64_t deadline_ns) {
  * the stream's half-close being sent long before its last byte is back. */
 static void check_back_pressure(void) {
   enum { OFFERED_BYTES = 32 * 1024 * 1024, SMALL_BUFFER = 16 * 1024, QUIET_MS = 200 };
-  open_connections(2, SMALL_BUFFER);
+  /* A small buffer that fills with small packets has TCP crawl, by its timers: not for servers that send such. */
+  open_connections(2, unit_bytes == 1 ? SMALL_BUFFER : 0);
   for (size_t i = 0; i < connection_count; i++) connections[i].goal += OFFERED_BYTES;
   for (size_t i = 0; i < connection_count; i++) {
     struct epoll_event only_output = {.events = EPOLLOUT, .data.ptr = &connections[i]};
@@ -295,11 +299,11 @@ static void check_resets(void) {
 }
 
 static void check_odd_sizes(void) {
-  enum { ROUNDS = 200, LONGEST = 70000 };
+  enum { ROUNDS = 200, ROUNDS_OF_UNITS = 40, LONGEST = 70000 };
   uint64_t state = 42;
   open_connections(8, 0);
-  for (int round = 0; round < ROUNDS; round++) {
-    for (size_t i = 0; i < connection_count; i++) connections[i].goal += 1 + random_next(&state) % LONGEST;
+  for (int round = 0; round < (unit_bytes == 1 ? ROUNDS : ROUNDS_OF_UNITS); round++) {
+    for (size_t i = 0; i < connection_count; i++) connections[i].goal += (1 + random_next(&state) % (LONGEST / unit_bytes)) * unit_bytes;
     exchange(0);
   }
   close_all();
@@ -319,7 +323,7 @@ static void say(const char *line) {
   fflush(stdout);
 }
 
-static void obey_commands(bool churning) {
+static void obey_commands(bool churning, size_t counted_bytes) {
   char line[128];
   say("ready");
   while (fgets(line, sizeof line, stdin) != NULL) {
@@ -331,7 +335,7 @@ static void obey_commands(bool churning) {
         messages = churn(deadline);
       } else {
         exchange(deadline);
-        messages = (total_received() - before) / message_bytes;
+        messages = (total_received() - before) / counted_bytes;
       }
     } else if (!churning && sscanf(line, "each %llu", &number) == 1) {
       for (messages = 0; messages < number * connection_count; messages += connection_count) {
@@ -347,30 +351,37 @@ static void obey_commands(bool churning) {
 }
 
 int main(int argc, char **argv) {
-  bool checking = argc == 3 && strcmp(argv[2], "check") == 0;
+  bool checking = (argc == 3 || argc == 4) && strcmp(argv[2], "check") == 0;
   bool churning = argc == 5 && strcmp(argv[2], "churn") == 0;
   bool echoing = argc == 6 && strcmp(argv[2], "echo") == 0;
-  if (!checking && !churning && !echoing) die("usage: see the first lines of load.c");
+  bool pipelining = argc == 6 && strcmp(argv[2], "pipeline") == 0;
+  if (!checking && !churning && !echoing && !pipelining) die("usage: see the first lines of load.c");
   port = (uint16_t)positive(argv[1], "port");
   poller = check_errno(epoll_create1(EPOLL_CLOEXEC), "epoll_create1");
   fill_pattern();
   if (checking) {
+    if (argc == 4) unit_bytes = positive(argv[3], "size");
     check_back_pressure();
     check_resets();
     check_odd_sizes();
     say("ok");
     return 0;
   }
-  message_bytes = positive(argv[4], "size");
+  size_t size = message_bytes = positive(argv[4], "size");
   if (churning) {
-    if (message_bytes > CHUNK_BYTES) die("churn: at most %d bytes", CHUNK_BYTES);
+    if (size > CHUNK_BYTES) die("churn: at most %d bytes", CHUNK_BYTES);
     connection_count = positive(argv[3], "connections");
     connections = checked_alloc(connection_count, sizeof *connections);
   } else {
     depth = positive(argv[5], "depth");
+    if (pipelining) { /* all that is written at once is one message, until it is counted */
+      unit_bytes = size;
+      message_bytes = size * depth;
+      depth = 1;
+    }
     open_connections(positive(argv[3], "connections"), 0);
   }
-  obey_commands(churning);
+  obey_commands(churning, size);
   if (!churning) close_all();
   return 0;
 }

@@ -33,6 +33,7 @@ KOLO = Peer("kolo", "kolo", "kolo", driver="poller")
 KOLO_URING = Peer("kolo (uring)", "kolo", "kolo", driver="uring")
 LIBUV = Peer("libuv", "libuv", "libuv")
 LIBUV_AGAIN = Peer("libuv again (A/A)", "libuv", "libuv")
+LIBUV_GATHERS = Peer("libuv, gathered by hand", "libuv", "libuv", flags=("gather",))
 LIBEV = Peer("libev", "libev", "", ("-lev",))
 LIBEVENT = Peer("libevent", "libevent", "libevent_pthreads")
 MIO = Peer("mio", "mio", "", crate="mio", timeouts=False)
@@ -44,7 +45,17 @@ PREAD = Peer("pread, no library", "posix", "")
 POSIX = Peer("posix_spawn, no library", "posix", "")
 PEERS = [KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, LIBEV, LIBEVENT, MIO, TOKIO, EPOLL, URING]
 
-SUITES = {"servers": "{}_echo", "timers": "{}_timers", "wakes": "{}_wakes", "waits": "{}_waits", "datagrams": "{}_udp", "spawn": "{}_spawn", "files": "{}_files"}
+# The programs of a peer: the folder of the source, and what follows the peer's name in the program's.
+PROGRAMS = [
+    ("servers", "echo"),
+    ("servers", "requests"),
+    ("timers", "timers"),
+    ("wakes", "wakes"),
+    ("waits", "waits"),
+    ("datagrams", "udp"),
+    ("spawn", "spawn"),
+    ("files", "files"),
+]
 NEEDED = {"pkg-config": "pkg-config", "strip": "binutils", "strace": "strace", "wrk": "wrk"}
 HEADERS = {"uv.h": "libuv1-dev", "ev.h": "libev-dev", "event2/event.h": "libevent-dev", "liburing.h": "liburing-dev"}
 
@@ -110,9 +121,9 @@ class Build:
             if peer in (LIBUV_AGAIN, KOLO_URING) or peer.crate:
                 continue  # the same file, run once more; or cargo's
             flags = self.library_flags(peer)
-            for suite, naming in SUITES.items():
-                name = naming.format(peer.source)
-                source = BENCHES / suite / f"{name if suite == 'servers' else peer.source}.c"
+            for folder, kind in PROGRAMS:
+                name = f"{peer.source}_{kind}"
+                source = BENCHES / folder / f"{name if folder == 'servers' else peer.source}.c"
                 if source.exists():
                     jobs.append((name, source, flags))
         with concurrent.futures.ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool:
@@ -132,7 +143,7 @@ class Build:
 
     def drop_uring_where_it_does_not_work(self):
         """The server needs Linux 6.12; and some systems forbid io_uring."""
-        command = [self.program(SUITES["servers"].format(URING.source))]
+        command = [self.program(f"{URING.source}_echo")]
         result = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
         if result.returncode != 0:
             print(f"WITHOUT {URING.label}: {result.stderr.strip()}")

@@ -184,10 +184,18 @@ def end_process(process):
         process.wait()
 
 
-def count_calls(context, peer, connections, counter_kind, slice_ms):
+CALL_SCENARIOS = {
+    "1 connection": ((), "echo", ("echo", 1, 64, 1)),
+    "50 connections": ((), "echo", ("echo", 50, 64, 1)),
+    "50 connections, 16 requests at once": (("frames",), "requests", ("pipeline", 50, 64, 16)),
+}
+
+
+def count_calls(context, peer, scenario, counter_kind, slice_ms):
     """Calls by name and the messages they were made for: nothing but echoing goes on between begin and end."""
-    with Server(context.machine, context.build, peer) as server:
-        with Load(context.machine, context.build, server, "echo", connections, 64, 1) as load:
+    flags, kind, arguments = CALL_SCENARIOS[scenario]
+    with Server(context.machine, context.build, peer, flags, kind) as server:
+        with Load(context.machine, context.build, server, *arguments) as load:
             load.await_ready()
             load.ask("each 10")
             host.await_asleep(server.pid)
@@ -205,14 +213,14 @@ def measure_calls(context):
     for peer in context.peers:
         if peer is LIBUV_AGAIN:
             continue
-        for connections in (1, 50):
-            row = found.setdefault(connections, {}).setdefault(peer.label, {})
+        for scenario in CALL_SCENARIOS:
+            row = found.setdefault(scenario, {}).setdefault(peer.label, {})
             for counter in counters:
-                counts, messages = count_calls(context, peer, connections, counter, slice_ms)
+                counts, messages = count_calls(context, peer, scenario, counter, slice_ms)
                 row["per_message"] = row.get("per_message", sum(counts.values()) / messages)
                 row["by_name"] = {name: calls / messages for name, calls in counts.items()}
             row["messages"] = messages
-    return {"counter": counters[0].__name__.lower(), "connections": found}
+    return {"counter": counters[0].__name__.lower(), "scenarios": found}
 
 
 # ---- memory ----

@@ -1,9 +1,10 @@
 """The report: tables in Markdown, and each target with what was reached."""
 
-from .build import KOLO, LIBUV, LIBUV_AGAIN, PEERS
+from .build import KOLO, LIBUV, LIBUV_AGAIN, LIBUV_GATHERS, PEERS
 from .datagrams import DATAGRAMS
 from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
 from .network import APART, ECHOES
+from .requests import REQUESTS
 from .stats import ratios, summarize
 from .targets import KOLO_LABELS, RAW_LIMIT_MAX, raw_limit, targets
 from .text import NOT_MEASURED, labels_in, short, spread, table
@@ -24,7 +25,8 @@ def cost_tables(results, scenarios):
             to_raw[row].append(beside_raw(label, summarize(ratios(costs[label], costs[limit]))) if limit else "-")
             absolute[row].append(f"{short(summarize(costs[label]).median * 1e6)} µs")
             rates[row].append(f"{summarize(results[scenario.name]['rates'][label]).median:,.0f}")
-    units = ", ".join(f"{scenario.title}: per {scenario.unit}" for scenario in scenarios if scenario.unit != "message")
+    usual = scenarios[0].unit
+    units = ", ".join(f"{scenario.title}: per {scenario.unit}" for scenario in scenarios if scenario.unit != usual)
     return [
         f"Relative to libuv: median (quartiles) of the ratio within each round; below 1 is cheaper. “{LIBUV_AGAIN.label}” is a "
         "second process of the same libuv program: how far it is from 1 is the error of the table.",
@@ -34,7 +36,7 @@ def cost_tables(results, scenarios):
         f"{RAW_LIMIT_MAX} is printed **so**.",
         "",
         *table(header, to_raw),
-        "Median processor time. Per message" + (f"; {units}" if units else "") + ".",
+        f"Median processor time. Per {usual}" + (f"; {units}" if units else "") + ".",
         "",
         *table(header, absolute),
         "Median rate a second. The same units.",
@@ -55,6 +57,16 @@ def echo_sections(results):
     if measured:
         lines += ["## Processor time of the server", "", "Client and server on one processor; connections × message size.", ""]
         lines += cost_tables(results, measured)
+    measured = [scenario for scenario in REQUESTS if scenario.name in results]
+    if measured:
+        lines += ["## Small requests, several in one write", ""]
+        lines += [
+            "Connections × requests in one write. A frame is 64 B, answered by as many; HTTP is asked by wrk. The programs on kolo, "
+            f"libuv and libevent write each answer by a call of its own; kolo and libevent gather these, libuv does not. “{LIBUV_GATHERS.label}” "
+            "is a program that puts the answers together itself before it calls libuv, as those on the others do.",
+            "",
+        ]
+        lines += cost_tables(results, measured)
     measured = [echo for echo in APART if echo.name in results]
     if measured:
         lines += ["## The same, client and server each on a processor of its own", ""]
@@ -66,22 +78,20 @@ def echo_sections(results):
 def call_section(results):
     if "syscalls" not in results:
         return []
-    connections = results["syscalls"]["connections"]
-    lines = [
+    counter, scenarios = results["syscalls"]["counter"], results["syscalls"]["scenarios"]
+    one = next(iter(scenarios.values()))
+    rows = []
+    for label in labels_in(one):
+        names = sorted(one[label]["by_name"].items(), key=lambda item: -item[1])
+        by_name = ", ".join(f"{name} {calls:.2f}" for name, calls in names if calls >= 0.005)
+        rows.append([label, *(f"{values[label]['per_message']:.3f}" for values in scenarios.values()), by_name])
+    return [
         "## System calls per message",
         "",
-        f"64 B ping-pong; the count by {results['syscalls']['counter']}, the names by strace (under which batches may differ a little).",
+        f"64 B; the count by {counter}, the names by strace (under which batches may differ a little).",
         "",
+        *table(["server", *scenarios, "by name, 1 connection"], rows),
     ]
-    rows = []
-    for label in labels_in(connections[1]):
-        row = [label]
-        for count in (1, 50):
-            row.append(f"{connections[count][label]['per_message']:.3f}")
-        names = sorted(connections[1][label]["by_name"].items(), key=lambda item: -item[1])
-        row.append(", ".join(f"{name} {calls:.2f}" for name, calls in names if calls >= 0.005))
-        rows.append(row)
-    return lines + table(["server", "1 connection", "50 connections", "by name, 1 connection"], rows)
 
 
 def datagram_section(results):

@@ -4,11 +4,13 @@ from .build import KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN, RAW
 from .datagrams import DATAGRAMS
 from .local import TIMERS
 from .network import ECHOES
+from .requests import REQUESTS
 from .stats import ratios, summarize
 from .text import NOT_MEASURED, short
 
 KOLO_LABELS = (KOLO.label, KOLO_URING.label)
 RAW_LIMIT_MAX = 1.05
+PIPELINED_MAX = 0.6  # of libuv
 
 
 def raw_limit(costs):
@@ -92,10 +94,30 @@ def targets(results):
 
     # A wait that was interrupted by the counter's coming and going may be counted twice.
     for count, goal, limit in ((1, "3", 3.005), (50, "about 2.0", 2.1)):
-        what = f"system calls per message, {count} connection{'s' if count > 1 else ''}"
-        row = results.get("syscalls", {}).get("connections", {}).get(count, {}).get(KOLO.label)
+        scenario = f"{count} connection{'s' if count > 1 else ''}"
+        row = results.get("syscalls", {}).get("scenarios", {}).get(scenario, {}).get(KOLO.label)
         if row:
-            add(what, goal, f"{row['per_message']:.3f}", at_most(row["per_message"], limit))
+            add(f"system calls per message, {scenario}", goal, f"{row['per_message']:.3f}", at_most(row["per_message"], limit))
         else:
-            add(what, goal, NOT_MEASURED, "-")
+            add(f"system calls per message, {scenario}", goal, NOT_MEASURED, "-")
+
+    for scenario in REQUESTS:
+        if scenario.depth > 1:
+            add_ratio(add, results, scenario, LIBUV.label, f"processor time per request, {scenario.title}, of libuv's", PIPELINED_MAX)
+    for scenario in [*ECHOES, *REQUESTS]:
+        limit = raw_limit(results.get(scenario.name, {}).get("costs", {}))
+        what = f"processor time, {scenario.title}, of the better of plain epoll and plain io_uring"
+        add_ratio(add, results, scenario, limit, what, RAW_LIMIT_MAX)
     return rows
+
+
+def add_ratio(add, results, scenario, reference, what, limit):
+    """Of both of kolo's drivers. The verdict is the first one's."""
+    costs = results.get(scenario.name, {}).get("costs", {})
+    if KOLO.label not in costs or reference not in costs:
+        add(what, f"≤ {limit}", NOT_MEASURED, "-")
+        return
+    values = [summarize(ratios(costs[label], costs[reference])) for label in KOLO_LABELS if label in costs]
+    drivers = [peer.driver for peer in (KOLO, KOLO_URING) if peer.label in costs]
+    measured = ", ".join(f"{driver} {value.median:.3f} ({value.quartile_low:.2f}–{value.quartile_high:.2f})" for driver, value in zip(drivers, values, strict=True))
+    add(what, f"≤ {limit}", measured, at_most(values[0].median, limit))

@@ -1,6 +1,6 @@
 """Tables in Markdown, and numbers as they are printed."""
 
-from .build import PEERS, POSIX, PREAD
+from .build import LIBUV_AGAIN, LIBUV_GATHERS, PEERS, POSIX, PREAD
 
 NOT_MEASURED = "not measured"
 
@@ -28,4 +28,7 @@ def spread(summary, digits=2):
 
 
 def labels_in(values):
-    return [peer.label for peer in [*PEERS, POSIX, PREAD] if peer.label in values]
+    """In the order in which they are printed."""
+    after = PEERS.index(LIBUV_AGAIN) + 1
+    order = [*PEERS[:after], LIBUV_GATHERS, *PEERS[after:], POSIX, PREAD]
+    return [peer.label for peer in order if peer.label in values]

@@ -5,11 +5,12 @@
  * A program defines, before including this,
  *
  *   struct session;      what it keeps for a connection; zeroed before its first bytes
- *   static bool on_bytes(int fd, struct session *session, const uint8_t *bytes, size_t length);    false: close
+ *   static bool on_bytes(int fd, struct session *session, const uint8_t *bytes, size_t length);
+ *                        false: that was all; what was answered is sent, then our side ends
  *   static void session_end(struct session *session);
  *
  * and answers by send_bytes(fd, bytes, length), at most once for each on_bytes. The bytes must stay for this turn and
- * the next: those of on_bytes do, and so does what turn_memory gives.
+ * the next (see `turn`); those of on_bytes do.
  *
  * A send says MSG_DONTWAIT, so that it is over when the system call that hands it over has returned, and posts a
  * completion only when it failed or fell short (IOSQE_CQE_SKIP_SUCCESS; MSG_WAITALL makes a short one a failure). What
@@ -48,7 +49,7 @@ struct connection {
   uint64_t submission_batch;
   struct growing_bytes outgoing;   /* the rest of a send that fell short, on its way */
   struct growing_bytes waiting;    /* what comes after that */
-  bool open, receiving, cancelled, ended, broken;
+  bool open, receiving, cancelled, ended, broken, finished;
   bool awaits_send; /* the completion of a send is to come for certain */
 };
 
@@ -225,6 +226,7 @@ static void on_sent(int fd, int result, bool is_rest) {
     return;
   }
   drop(&connection->outgoing);
+  if (connection->finished) shutdown(fd, SHUT_WR);
   if (!connection->receiving && !connection->ended) arm_receive(fd);
   close_if_done(fd);
 }
@@ -249,6 +251,12 @@ static void open_buffers(void) {
   for (uint16_t i = 0; i < BUFFERS; i++) offer_buffer(i);
 }
 
+/* Ends our side once all is sent. */
+static void finish(int fd) {
+  settle_last_send(fd);
+  if (!connections[fd].awaits_send) shutdown(fd, SHUT_WR);
+}
+
 static void on_received(int fd, int result, uint32_t flags) {
   struct connection *connection = &connections[fd];
   if (!(flags & IORING_CQE_F_MORE)) connection->receiving = false;
@@ -257,7 +265,10 @@ static void on_received(int fd, int result, uint32_t flags) {
     const uint8_t *bytes = buffer_memory + (size_t)number * BUFFER_BYTES + buffer_filled[number];
     if (result > 0) buffer_filled[number] += (uint32_t)result;
     if (!(flags & BUFFER_HAS_MORE)) given_back[turn % 2][given_back_count[turn % 2]++] = number;
-    if (result > 0 && !connection->broken && !on_bytes(fd, &connection->session, bytes, (size_t)result)) break_connection(fd);
+    if (result > 0 && !connection->broken && !connection->finished) {
+      connection->finished = !on_bytes(fd, &connection->session, bytes, (size_t)result);
+      if (connection->finished) finish(fd);
+    }
   }
   if (connection->receiving || connection->ended) return;
   if (connection->broken || result == 0) {

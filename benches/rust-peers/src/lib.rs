@@ -1,5 +1,6 @@
 //! What the programs on mio and tokio share: `../common.h` and its kin, once more in Rust.
 
+pub mod requests;
 pub mod wakes;
 
 use std::fmt::Display;
