@@ -75,6 +75,11 @@ impl Datagrams {
         self.mailboxes.iter_mut().find(|mailbox| mailbox.at == at)
     }
 
+    /// Descriptors of the test's.
+    pub fn held(&self) -> usize {
+        self.raw.len()
+    }
+
     fn is_there(&mut self, at: SocketAddr) -> bool {
         self.mailbox(at).is_some_and(|mailbox| !mailbox.gone)
     }

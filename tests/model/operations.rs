@@ -490,7 +490,9 @@ impl World {
             Body::Signal(signal) => exactly(signal.number.is_some()),
             Body::Poll(poll) => exactly(poll.interest.is_some()),
             Body::Listener(listener) => exactly(!listener.paused),
-            Body::Request(_) | Body::Process(_) => exactly(true),
+            Body::Request(_) => exactly(true),
+            // Not any more when its end is about to be told.
+            Body::Process(_) => (false, true),
             Body::File(_) => exactly(false),
             // While it is told of what happened it counts as active.
             Body::Udp(udp) => (udp.receiving, true),
@@ -503,7 +505,12 @@ impl World {
                     || stream.finishing
                     || stream.failed.is_some()
                     || queued > 0;
-                (must, must || something_due || self.is_breakable(lp, at))
+                // After a panic it is looked once more whether there is more to tell.
+                let looks_again = self.phases < self.unwound + 4;
+                (
+                    must,
+                    must || something_due || looks_again || self.is_breakable(lp, at),
+                )
             }
         }
     }
@@ -524,12 +531,12 @@ impl World {
         });
         let (must, may) = self.activity(lp, at, queued);
         let active = lp.is_active(id);
-        let (stage, unwound) = (self.stage, self.counts.get("run unwound").copied());
+        let stage = self.stage;
         self.check(
             active.is_ok_and(|active| if active { may } else { !must }),
             || {
                 format!(
-                    "#{at} is active: {active:?}; must {must}, may {may}: {:?}, in {stage:?}, unwound {unwound:?}",
+                    "#{at} is active: {active:?}; must {must}, may {may}: {:?}, in {stage:?}",
                     lp.describe(id)
                 )
             },

@@ -22,6 +22,9 @@ pub struct Outcome {
     pub counts: Counts,
 }
 
+/// What a loop makes when it is first needed, and keeps: for signals, for programs.
+const KEPT: usize = 2;
+
 /// Descriptors that the process has open, where that can be told.
 fn descriptors() -> Option<usize> {
     std::fs::read_dir("/proc/self/fd").ok().map(Iterator::count)
@@ -82,6 +85,8 @@ struct Playground {
     lp: Loop,
     guard: usize,
     rest_max: Duration,
+    /// Open when the loop was new.
+    descriptors: usize,
 }
 
 impl Drop for Playground {
@@ -128,6 +133,7 @@ fn play(program: &Arc<Program>, tracing: bool) {
         lp,
         guard,
         rest_max: program.rest_max,
+        descriptors: descriptors().unwrap_or(0),
     };
     for operation in &program.outside {
         if is_over() {
@@ -143,6 +149,7 @@ fn play(program: &Arc<Program>, tracing: bool) {
     if rests {
         playground.come_to_rest();
         playground.close_all();
+        playground.check_descriptors(program);
     }
     playground.end();
 }
@@ -270,6 +277,27 @@ impl Playground {
         });
     }
 
+    /// A loop that goes on has no more descriptors than when it was made. (Programs that were let go of are still waited
+    /// for, and some things are made once and kept: at most one of each.)
+    fn check_descriptors(&self, program: &Program) {
+        if program.spawns() || is_over() {
+            return;
+        }
+        let held = outside(|world| world.held_descriptors()).unwrap_or(0);
+        let most = self.descriptors + held + KEPT;
+        // The last of a file is closed by a thread.
+        let began = Instant::now();
+        while descriptors().is_some_and(|now| now > most) {
+            if began.elapsed() > self.rest_max {
+                let now = descriptors();
+                let what = format!("{now:?} descriptors are open when all is closed, not {most}");
+                outside(|world| world.check(false, || what));
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
     /// Drops the loop, with whatever is under way.
     fn end(self) {
         if is_over() {
@@ -355,6 +383,17 @@ impl World {
                 }
             }
         }
+    }
+
+    /// Descriptors that the test has open.
+    fn held_descriptors(&self) -> usize {
+        let raw = |connection: &Connection| {
+            let ends = connection.ends.iter();
+            ends.filter(|end| matches!(end, End::Raw(_))).count()
+        };
+        let raw: usize = self.net.all.iter().map(raw).sum();
+        let outer = usize::from(self.net.outer.is_some());
+        raw + outer + self.net.refusing.len() + 2 * self.pairs.len() + self.datagrams.held()
     }
 
     /// What is still to come.

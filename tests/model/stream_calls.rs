@@ -108,8 +108,11 @@ impl World {
         if before == 0 {
             stream.stall_since = stream.stall_since.max(now);
         }
-        stream.maybe_full |= queued >= stream.high;
         stream.full |= flow == Flow::Full;
+        if queued >= stream.high {
+            self.is_full(at);
+        }
+        let stream = self.stream(at);
         let fits = match flow {
             Flow::Full => stream.maybe_full && (queued > stream.low || queued >= stream.high),
             Flow::Ready => !exact || queued < stream.high,
@@ -488,7 +491,10 @@ impl World {
         if !invalid {
             let stream = self.stream(at);
             (stream.low, stream.high, stream.limit) = (low, high, limit);
-            stream.maybe_full |= queued >= high;
+            stream.low_max = stream.low_max.max(low);
+            if queued >= high {
+                self.is_full(at);
+            }
         }
     }
 

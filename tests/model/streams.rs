@@ -63,6 +63,9 @@ pub struct StreamModel {
     pub limit: usize,
     /// A write was answered with `Full`, and no `on_drain` came since.
     pub full: bool,
+    /// The highest low watermark since then, and all bytes written when the queue was first full.
+    pub low_max: usize,
+    pub accepted_when_full: usize,
     /// The queue may have stood at the high watermark since the last `on_drain`.
     pub maybe_full: bool,
     pub read_idle: u64,
@@ -101,6 +104,8 @@ impl StreamModel {
             high: 64 * 1024,
             limit: 16 * 1024 * 1024,
             full: false,
+            low_max: 16 * 1024,
+            accepted_when_full: 0,
             maybe_full: false,
             read_idle: 0,
             last_read: 0,
@@ -376,13 +381,39 @@ impl World {
         self.receive_end(connection, side);
     }
 
+    /// The queue stands at the high watermark, or may.
+    pub fn is_full(&mut self, at: usize) {
+        let stream = self.stream(at);
+        let (connection, side) = (stream.connection, stream.side);
+        let accepted = self.net.all[connection].directions[side].accepted;
+        let stream = self.stream(at);
+        if !std::mem::replace(&mut stream.maybe_full, true) {
+            (stream.accepted_when_full, stream.low_max) = (accepted, stream.low);
+        }
+    }
+
     fn stream_drains(&mut self, lp: &Loop, at: usize) {
         let queued = self.sync(lp, at).unwrap_or(0);
+        let stream = self.stream(at);
+        let (connection, side) = (stream.connection, stream.side);
+        let (low, then) = (stream.low_max, stream.accepted_when_full);
+        stream.low_max = stream.low;
+        let since = self.net.all[connection].directions[side].accepted - then;
+        // The driver "uring" may give back what had counted as sent.
+        let low_once = queued <= low + since || lp.driver_name() == "uring";
+        self.check(low_once, || {
+            format!(
+                "#{at} drains with {queued} queued, {since} written since it was full, low {low}"
+            )
+        });
         let stream = self.stream(at);
         let was_full = stream.maybe_full;
         stream.full = false;
         // While this was on its way the queue may have filled again.
-        stream.maybe_full = queued > stream.low;
+        stream.maybe_full = false;
+        if queued > stream.low {
+            self.is_full(at);
+        }
         self.check(was_full, || format!("#{at} drains and was not full"));
     }
 

@@ -190,6 +190,8 @@ pub struct World {
     in_timer_phase: bool,
     /// Counts prepare and check phases.
     pub phases: u64,
+    /// As `phases` stood when a panic had ended a run.
+    pub unwound: u64,
     /// The clock and the serial number when the present turn had not begun.
     pub turn_start: (u64, u64),
     pub started_hooks: [Vec<usize>; 3],
@@ -229,7 +231,8 @@ impl World {
             must_return: false,
             epoch: 0,
             in_timer_phase: false,
-            phases: 0,
+            phases: 4,
+            unwound: 0,
             turn_start: (0, 0),
             started_hooks: Default::default(),
             due_hooks: Default::default(),
@@ -534,6 +537,7 @@ impl World {
         self.due_hooks.iter_mut().for_each(VecDeque::clear);
         self.idle_ran = false;
         self.phases += 1;
+        self.unwound = self.phases;
         self.stage = Stage::Outside;
         self.run_ended();
     }
