@@ -187,6 +187,14 @@ pub struct Connection {
     pub unknown: bool,
 }
 
+impl Connection {
+    /// Whether anything may be on its way to this end: bytes, or the end, or that it is broken.
+    pub fn may_come(&self, side: usize) -> bool {
+        let direction = &self.directions[1 - side];
+        direction.under_way() > 0 || direction.ending || self.breakable[side]
+    }
+}
+
 #[derive(Default)]
 pub struct Connections {
     pub all: Vec<Connection>,

@@ -219,8 +219,8 @@ impl World {
         let stream = self.stream(at);
         stream.attached = true;
         stream.reading = reads && !stream.ended;
-        stream.last_read = now;
-        if kind == Kind::Local && self.random.percent(40) {
+        stream.read_at(now);
+        if kind == Kind::Local && self.random.percent(60) {
             let got = LocalStream::from_id(id).receive_descriptors(lp, true);
             self.outcome("receive_descriptors", got, None);
         }

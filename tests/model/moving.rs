@@ -85,11 +85,15 @@ impl World {
         connection.ends[side] = End::Kolo(at);
         // An end that was told is told again.
         connection.directions[1 - side].ended = false;
+        // Shut down under another handle: writing finds it broken.
+        let end_shut = connection.directions[side].ending;
         let now = nanoseconds(lp);
         let stream: &mut StreamModel = self.stream(at);
+        stream.end_shut = end_shut;
         (stream.low, stream.high, stream.limit) = settings.marks;
         (stream.read_idle, stream.write_stall) = (settings.read_idle, settings.write_stall);
-        (stream.last_read, stream.stall_since) = (now, now);
+        stream.read_at(now);
+        stream.stall_since = now;
         self.current = Some(at);
         if self.random.percent(85) {
             self.attach(lp, at);

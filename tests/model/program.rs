@@ -76,8 +76,8 @@ operations! {
     WriteOwned 14 14;
     SendFile 4 4;
     MoveTo 2 2;
-    PassDescriptors 2 2;
-    TakeDescriptors 2 3;
+    PassDescriptors 5 4;
+    TakeDescriptors 4 4;
     CancelWrite 9 9;
     Shutdown 3 3;
     Finish 2 2;
@@ -88,7 +88,7 @@ operations! {
     SetTimeouts 3 3;
     SetWatermarks 4 3;
     Attach 3 4;
-    Release 2 2;
+    Release 2 4;
 
     Panic 0 1;
 

@@ -241,9 +241,13 @@ impl World {
             format!("timer #{late:?} was due and did not fire")
         });
         let idle = (0..self.handles.len()).find(|at| {
+            let Body::Stream(stream) = &self.handles[*at].body else {
+                return false;
+            };
             self.handles[*at].life == Life::Open
-                && matches!(&self.handles[*at].body, Body::Stream(stream)
-                    if stream.read_deadline().is_some_and(|deadline| deadline <= now))
+                && stream.read_limit().is_some_and(|limit| limit <= now)
+                // What is there already, and only waits for the loop, counts.
+                && !self.net.all[stream.connection].may_come(stream.side)
         });
         self.check(idle.is_none(), || {
             format!("stream #{idle:?} was idle and heard no timeout")

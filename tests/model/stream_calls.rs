@@ -105,7 +105,8 @@ impl World {
         let queued = self.sync(lp, at).unwrap_or(0);
         let breakable = self.is_breakable(lp, at);
         let stream = self.stream(at);
-        if before == 0 {
+        // A file that waits is not among the bytes queued.
+        if before == 0 && stream.file_bytes() == 0 {
             stream.stall_since = stream.stall_since.max(now);
         }
         stream.full |= flow == Flow::Full;
@@ -446,7 +447,7 @@ impl World {
         let stream = self.stream(at);
         if started && !stream.reading {
             stream.reading = true;
-            stream.last_read = now;
+            stream.read_at(now);
         }
     }
 
@@ -461,7 +462,7 @@ impl World {
         let stream = self.stream(at);
         stream.read_idle = read.map_or(0, |limit| limit.as_nanos() as u64);
         stream.write_stall = write.map_or(0, |limit| limit.as_nanos() as u64);
-        stream.last_read = now;
+        stream.read_at(now);
         stream.stall_since = now;
     }
 
@@ -515,7 +516,7 @@ impl World {
         stream.generation = generation;
         if first && reads && stream.failed.is_none() && !stream.ended && !stream.reading {
             stream.reading = true;
-            stream.last_read = now;
+            stream.read_at(now);
         }
     }
 

@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use kolo::{Code, Error, Kind, Loop, Stream, StreamHandler, Timeout, WriteId};
 
-use super::world::{called, called_then, nanoseconds, Body, Callback, Life, Stage, Token, World};
+use super::world::{
+    called, called_then, monotonic, nanoseconds, Body, Callback, Life, Stage, Token, World,
+};
 
 /// An owned write whose completion is still to come.
 pub struct Owned {
@@ -69,7 +71,9 @@ pub struct StreamModel {
     /// The queue may have stood at the high watermark since the last `on_drain`.
     pub maybe_full: bool,
     pub read_idle: u64,
-    pub last_read: u64,
+    /// When it began to be idle, at the earliest and at the latest.
+    last_read: u64,
+    last_read_late: u64,
     pub write_stall: u64,
     /// Since when the peer may have taken nothing, at the earliest.
     pub stall_since: u64,
@@ -109,6 +113,7 @@ impl StreamModel {
             maybe_full: false,
             read_idle: 0,
             last_read: 0,
+            last_read_late: 0,
             write_stall: 0,
             stall_since: 0,
             memory_of: None,
@@ -129,10 +134,39 @@ impl StreamModel {
         !self.owned.is_empty() || self.shutdown_owed
     }
 
-    pub fn read_deadline(&self) -> Option<u64> {
-        let counts =
-            self.read_idle > 0 && self.reading && !self.connecting && self.failed.is_none();
-        counts.then(|| self.last_read.saturating_add(self.read_idle))
+    /// Something came, or reading began. The library notes the clock of the turn, or reads the system's.
+    pub fn read_at(&mut self, now: u64) {
+        self.last_read = now;
+        self.last_read_late = monotonic();
+    }
+
+    /// It was asked for memory, and reads after that.
+    fn reads_after_this(&mut self, now: u64) {
+        self.last_read = now;
+        self.last_read_late = u64::MAX;
+    }
+
+    /// A phase is over: what it was to read, it has.
+    pub fn has_read(&mut self) {
+        if self.last_read_late == u64::MAX {
+            self.last_read_late = monotonic();
+        }
+    }
+
+    fn counts_idle(&self) -> bool {
+        self.read_idle > 0 && self.reading && !self.connecting && self.failed.is_none()
+    }
+
+    /// Not before this may it time out.
+    fn read_deadline(&self) -> Option<u64> {
+        let deadline = self.last_read.saturating_add(self.read_idle);
+        self.counts_idle().then_some(deadline)
+    }
+
+    /// By then it must have timed out, if nothing is on its way to it.
+    pub fn read_limit(&self) -> Option<u64> {
+        let limit = self.last_read_late.saturating_add(self.read_idle);
+        self.counts_idle().then_some(limit)
     }
 }
 
@@ -321,7 +355,7 @@ impl World {
         let stream = self.stream(at);
         let fits = stream.connecting && stream.failed.is_none();
         stream.connecting = false;
-        stream.last_read = now;
+        stream.read_at(now);
         stream.stall_since = now;
         self.check(fits, || format!("#{at} opens and was not connecting"));
     }
@@ -344,7 +378,7 @@ impl World {
         self.stream_may_read(at);
         let now = nanoseconds(lp);
         let stream = self.stream(at);
-        stream.last_read = now;
+        stream.read_at(now);
         let (connection, side) = (stream.connection, stream.side);
         self.note(|| format!("{} bytes", bytes.len()));
         self.check(!bytes.is_empty(), || format!("#{at} receives nothing"));
@@ -366,7 +400,7 @@ impl World {
         let stream = self.stream(at);
         stream.memory_of = Some(generation);
         if is_open {
-            stream.last_read = now;
+            stream.reads_after_this(now);
             stream.reading &= room > 0;
         }
         room
@@ -430,7 +464,7 @@ impl World {
             }
         };
         match which {
-            Timeout::Read => stream.last_read = now,
+            Timeout::Read => stream.read_at(now),
             Timeout::Write => stream.stall_since = now,
         }
         let is_due = due.is_some_and(|due| due <= now);

@@ -5,7 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kolo::{Code, Id, Kind, Loop, Remote, Result};
 
@@ -495,6 +495,11 @@ impl World {
 
     /// The test's own first hook of a phase.
     pub fn phase_begins(&mut self, lp: &Loop, kind: kolo::HookKind) {
+        for handle in &mut self.handles {
+            if let Body::Stream(stream) = &mut handle.body {
+                stream.has_read();
+            }
+        }
         self.phases += 1;
         self.epoch += 1;
         self.in_timer_phase = false;
@@ -617,6 +622,17 @@ impl Handle {
             Body::Process(_) => Kind::Process,
         }
     }
+}
+
+/// The system's clock, as the loop reads it.
+pub fn monotonic() -> u64 {
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: it writes the one struct that it is given.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    Duration::new(time.tv_sec as u64, time.tv_nsec as u32).as_nanos() as u64
 }
 
 pub fn nanoseconds(lp: &Loop) -> u64 {
