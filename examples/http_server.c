@@ -6,23 +6,25 @@
  *
  * What it shows of kolo:
  *   - a listener, and one table of callbacks that says how every connection behaves (on_accept)
- *   - replies of any size in flat memory: a file is opened beneath the root (kolo_file_open_sync) and sent by the system
- *     from its own memory (kolo_stream_send_file), a listing without copying it (kolo_stream_write_owned); small replies
- *     are copied, and the high watermark is obeyed (kolo_stream_write, on_drain)
+ *   - nothing that may wait for a disk on the loop's thread: a file is opened beneath the root by kolo_file_open, and
+ *     folders are read by kolo_work_submit, both on the loop's pool of threads
+ *   - replies of any size in flat memory: a file is sent by the system from its own memory (kolo_stream_send_file), a
+ *     listing without copying it (kolo_stream_write_owned); small replies are copied, and the high watermark is obeyed
+ *     (kolo_stream_write, on_drain)
  *   - timeouts: the stream itself keeps those for silence and stalls, a timer keeps the deadline of a whole request
  *   - closing in order: half-close, wait for the peer's end, close; and memory freed in on_close, the last callback
  *   - signals, and a stop that drains
  * All of kolo is in this file; http/ holds what it needs of HTTP, paths and folders (http/http.h tells).
  *
- * How a connection works. Bytes come in on_data, in the loop's own buffer. Whole requests are answered right from there;
- * what is left (a part of a request, or requests behind a reply that is still being sent) is held in memory of the
- * connection until its turn comes. An idle connection holds neither buffer nor file.
+ * How a connection works. Bytes come in on_data, in the loop's own buffer. Whole requests are read right from there; one
+ * that asks for a path is copied into a lookup, which lives until its reply is under way. What is left (a part of a
+ * request, or requests behind a reply that is not sent yet) is held in memory of the connection until its turn comes. An
+ * idle connection holds neither buffer nor file.
  *
- * Memory of one connection, at most: 16 KiB + one read (64 KiB) of held requests, 128 KiB of a file that comes from a disk
- * or one folder listing (4 MiB), and 64 KiB + one small reply (1 KiB) in the stream's write queue.
+ * Memory of one connection, at most: 16 KiB + one read (64 KiB) of held requests, a lookup (24 KiB), 128 KiB of a file that
+ * comes from a disk or one folder listing (4 MiB), and 64 KiB + one small reply (1 KiB) in the stream's write queue.
  *
- * POSIX only. Files are opened and folders listed on the loop's thread: right for local disks, not for a network share that
- * may hang. What is in a file is never waited for there. */
+ * POSIX only. */
 #include "http/http.h"
 #include <kolo.h>
 
@@ -55,6 +57,7 @@ struct connection {
     size_t body_left;      /* of a request's body that is thrown away */
     size_t lingered;       /* bytes thrown away after our last word */
     char *page;            /* the listing that is being sent; the stream reads from it until on_page_sent */
+    struct lookup *lookup; /* what is asked for is being looked for */
     bool sending;          /* a file or a listing */
     bool blocked;          /* small replies stand above the high watermark; on_drain will say when they have left */
     bool read_paused;
@@ -103,7 +106,7 @@ static int check(int result, const char *what)
 
 static bool is_busy(const struct connection *c)
 {
-    return c->sending || c->blocked;
+    return c->lookup != NULL || c->sending || c->blocked;
 }
 
 static void on_deadline(kolo_loop *loop, kolo_timer timer, void *user);
@@ -280,32 +283,9 @@ static int status_of_error(int error)
     switch (error) {
     case KOLO_ENOENT: case KOLO_ENOTDIR: case KOLO_ENAMETOOLONG: return 404;
     case KOLO_EACCES: case KOLO_EPERM: case KOLO_EXDEV: case KOLO_ELOOP: case KOLO_ENXIO: return 403;
-    case KOLO_EMFILE: case KOLO_ENFILE: case KOLO_ENOMEM: case KOLO_EAGAIN: return 503;
+    case KOLO_EMFILE: case KOLO_ENFILE: case KOLO_ENOMEM: case KOLO_EAGAIN: case KOLO_ENOBUFS: return 503;
     default: return 500;
     }
-}
-
-/* Opens a path for reading, and nothing outside the root. */
-static int open_beneath(const char *path, kolo_file *file, kolo_stat *info)
-{
-    kolo_open_options options = KOLO_OPEN_OPTIONS_INIT;
-    options.flags = KOLO_OPEN_BENEATH | KOLO_OPEN_NO_WAIT; /* opening a FIFO must not wait for its writer */
-    options.directory = server.root_file;
-    int result;
-    if (server.beneath) {
-        result = kolo_file_open_sync(server.loop, path, &options, file);
-    } else {
-        int descriptor = open_walking(&server.root, path);
-        result = descriptor < 0 ? kolo_error_from_system(errno) : kolo_file_adopt(server.loop, descriptor, file);
-        if (descriptor >= 0 && result < 0)
-            close(descriptor);
-    }
-    if (result < 0)
-        return result;
-    result = kolo_file_stat_sync(server.loop, *file, info);
-    if (result < 0)
-        kolo_close(server.loop, *file);
-    return result;
 }
 
 /* Answers with a regular file. Closes it: what is being sent of it still is. */
@@ -344,30 +324,20 @@ static void reply_file(struct connection *c, const struct request *request, kolo
     kolo_close(server.loop, file);
 }
 
-/* Answers with the listing of a folder. Closes it. */
-static void reply_listing(struct connection *c, const struct request *request, kolo_file folder, const char *path)
+/* Answers with the listing of a folder, whose text it takes. */
+static void reply_listing(struct connection *c, const struct request *request, struct builder *page)
 {
-    struct builder page = {NULL, 0, 0, false};
-    kolo_socket descriptor;
-    check(kolo_file_release(server.loop, folder, &descriptor), "take a descriptor back");
-    if (put_listing(&page, (int)descriptor, path) != 0) {
-        int error = kolo_error_from_system(errno);
-        free(page.text);
-        reply_status(c, request, status_of_error(error), NULL);
-        return;
-    }
     begin_reply(c, request, 200);
     put_format(&server.reply, "Content-Type: text/html; charset=utf-8\r\nContent-Length: %zu\r\n"
-               "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n", page.length);
+               "Cache-Control: no-cache\r\nX-Content-Type-Options: nosniff\r\n", page->length);
     end_header();
     send_reply(c);
-    if (request->head || c->finishing) {
-        free(page.text);
+    if (request->head || c->finishing)
         return;
-    }
-    c->page = page.text;
+    kolo_buffer whole = {page->text, page->length};
+    c->page = page->text;
+    page->text = NULL;
     c->sending = true;
-    kolo_buffer whole = {page.text, page.length};
     if (kolo_stream_write_owned(server.loop, c->stream, &whole, 1, on_page_sent, c, NULL) < 0)
         drop(c);
 }
@@ -383,49 +353,201 @@ static void reply_redirect(struct connection *c, const struct request *request, 
     send_reply(c);
 }
 
-static void reply_folder(struct connection *c, const struct request *request, kolo_file folder, const char *path)
+/* ---- what is asked for --------------------------------------------------------------------------------------------- */
+
+/* A path that is being looked for, on the pool's threads: it may have to come from a disk. It outlives its connection, whose
+ * place is empty then: what was found is closed, and nobody is answered. */
+struct lookup {
+    struct connection *c;
+    char path[PATH_BYTES_MAX], index_path[PATH_BYTES_MAX + 16];
+    bool folder;         /* the path ended in a slash */
+    kolo_file directory; /* that the path names, while its index.html is looked for */
+    int descriptor;      /* what a thread works with, or has opened; -1: none */
+    int error;           /* what it met */
+    struct builder page;
+    size_t length;
+    char header[]; /* the request, which the reply needs once more */
+};
+
+static int look_for(struct lookup *me, const char *path);
+
+/* Whether somebody waits for it; then also the request. */
+static bool is_wanted(const struct lookup *me, struct request *request)
 {
-    char index_path[PATH_BYTES_MAX + 16];
-    kolo_stat info = KOLO_STAT_INIT;
-    kolo_file file;
-    snprintf(index_path, sizeof index_path, "%s/index.html", path);
-    int result = open_beneath(index_path, &file, &info);
-    if (result == KOLO_OK && info.type == KOLO_FILE_TYPE_REGULAR) {
-        kolo_close(server.loop, folder);
-        reply_file(c, request, file, &info, index_path);
-    } else if (result < 0 && result != KOLO_ENOENT) {
-        kolo_close(server.loop, folder);
-        reply_status(c, request, status_of_error(result), NULL);
-    } else {
-        if (result == KOLO_OK)
-            kolo_close(server.loop, file); /* a folder of that name */
-        reply_listing(c, request, folder, path);
+    return me->c != NULL && !me->c->finishing && parse_request(me->header, me->length, request) == 0;
+}
+
+/* The reply is under way, or nobody wants it. */
+static void end_lookup(struct lookup *me)
+{
+    struct connection *c = me->c;
+    if (me->directory != 0)
+        kolo_close(server.loop, me->directory);
+    if (me->descriptor >= 0)
+        close(me->descriptor);
+    free(me->page.text);
+    free(me);
+    if (c != NULL) {
+        c->lookup = NULL;
+        go_on(c);
     }
 }
 
-static void reply_path(struct connection *c, const struct request *request)
+static void fail_lookup(struct lookup *me, int status)
+{
+    struct request request;
+    if (is_wanted(me, &request))
+        reply_status(me->c, &request, status, NULL);
+    end_lookup(me);
+}
+
+static void list(void *user) /* on a thread of the pool */
+{
+    struct lookup *me = user;
+    me->error = put_listing(&me->page, me->descriptor, me->path) == 0 ? 0 : errno;
+    me->descriptor = -1;
+}
+
+static void on_listed(kolo_loop *loop, kolo_request work, int status, void *user)
+{
+    struct lookup *me = user;
+    struct request request;
+    (void)loop;
+    (void)work;
+    if (status < 0 || me->error != 0) {
+        fail_lookup(me, status_of_error(status < 0 ? status : kolo_error_from_system(me->error)));
+        return;
+    }
+    if (is_wanted(me, &request))
+        reply_listing(me->c, &request, &me->page);
+    end_lookup(me);
+}
+
+static void look_into(struct lookup *me)
+{
+    kolo_socket descriptor;
+    check(kolo_file_release(server.loop, me->directory, &descriptor), "take a descriptor back");
+    me->directory = 0;
+    me->descriptor = (int)descriptor;
+    int result = kolo_work_submit(server.loop, KOLO_WORK_FILES, list, on_listed, me, NULL);
+    if (result < 0)
+        fail_lookup(me, status_of_error(result));
+}
+
+/* The path itself is open. */
+static void on_found(struct lookup *me, kolo_file file, const kolo_stat *info)
+{
+    struct request request;
+    bool is_folder = info->type == KOLO_FILE_TYPE_DIRECTORY;
+    if (is_folder && me->folder) {
+        me->directory = file;
+        snprintf(me->index_path, sizeof me->index_path, "%s/index.html", me->path);
+        int result = look_for(me, me->index_path);
+        if (result < 0)
+            fail_lookup(me, status_of_error(result));
+        return;
+    }
+    if (!is_wanted(me, &request)) {
+        kolo_close(server.loop, file);
+    } else if (info->type == KOLO_FILE_TYPE_REGULAR && !me->folder) {
+        reply_file(me->c, &request, file, info, me->path);
+    } else {
+        kolo_close(server.loop, file);
+        if (is_folder)
+            reply_redirect(me->c, &request, me->path);
+        else /* a file asked for as a folder; or a device, a FIFO */
+            reply_status(me->c, &request, me->folder ? 404 : 403, NULL);
+    }
+    end_lookup(me);
+}
+
+/* The index.html of a folder is open. */
+static void on_index_found(struct lookup *me, kolo_file file, const kolo_stat *info)
+{
+    struct request request;
+    if (info->type != KOLO_FILE_TYPE_REGULAR) {
+        kolo_close(server.loop, file); /* a folder of that name */
+        look_into(me);
+        return;
+    }
+    if (is_wanted(me, &request))
+        reply_file(me->c, &request, file, info, me->index_path);
+    else
+        kolo_close(server.loop, file);
+    end_lookup(me);
+}
+
+static void on_opened(kolo_loop *loop, kolo_request opening, int status, kolo_file file, void *user)
+{
+    struct lookup *me = user;
+    kolo_stat info = KOLO_STAT_INIT;
+    (void)opening;
+    if (status == 0) {
+        status = kolo_file_stat_sync(loop, file, &info); /* of what is open: that is in memory */
+        if (status < 0)
+            kolo_close(loop, file);
+    }
+    if (status == 0)
+        (me->directory == 0 ? on_found : on_index_found)(me, file, &info);
+    else if (status == KOLO_ENOENT && me->directory != 0)
+        look_into(me);
+    else
+        fail_lookup(me, status_of_error(status));
+}
+
+static void walk(void *user) /* on a thread of the pool */
+{
+    struct lookup *me = user;
+    me->descriptor = open_walking(&server.root, me->directory == 0 ? me->path : me->index_path);
+    me->error = me->descriptor < 0 ? errno : 0;
+}
+
+static void on_walked(kolo_loop *loop, kolo_request work, int status, void *user)
+{
+    struct lookup *me = user;
+    kolo_file file = 0;
+    if (status == 0 && me->error != 0)
+        status = kolo_error_from_system(me->error);
+    if (status == 0)
+        status = kolo_file_adopt(loop, me->descriptor, &file);
+    if (status == 0)
+        me->descriptor = -1;
+    on_opened(loop, work, status, file, me);
+}
+
+/* Has a path opened for reading, and nothing outside the root. */
+static int look_for(struct lookup *me, const char *path)
+{
+    kolo_open_options options = KOLO_OPEN_OPTIONS_INIT;
+    options.flags = KOLO_OPEN_BENEATH | KOLO_OPEN_NO_WAIT; /* opening a FIFO must not wait for its writer */
+    options.directory = server.root_file;
+    return server.beneath ? kolo_file_open(server.loop, path, &options, on_opened, me, NULL)
+                          : kolo_work_submit(server.loop, KOLO_WORK_FILES, walk, on_walked, me, NULL);
+}
+
+static void reply_path(struct connection *c, const struct request *request, const char *header, size_t length)
 {
     struct text rest = request->target, target = text_cut(&rest, '?');
-    char path[PATH_BYTES_MAX];
-    bool folder = false;
-    kolo_stat info = KOLO_STAT_INIT;
-    kolo_file file;
-    int status = decode_path(target, path, &folder);
-    int result = status == 0 ? open_beneath(path, &file, &info) : KOLO_EINVAL;
-    if (result < 0) {
-        reply_status(c, request, status != 0 ? status : status_of_error(result), NULL);
-    } else if (info.type == KOLO_FILE_TYPE_DIRECTORY && folder) {
-        reply_folder(c, request, file, path);
-    } else if (info.type == KOLO_FILE_TYPE_DIRECTORY) {
-        kolo_close(server.loop, file);
-        reply_redirect(c, request, path);
-    } else if (info.type == KOLO_FILE_TYPE_REGULAR && !folder) {
-        reply_file(c, request, file, &info, path);
-    } else { /* a file asked for as a folder; or a device, a FIFO */
-        kolo_close(server.loop, file);
-        reply_status(c, request, folder ? 404 : 403, NULL);
+    struct lookup *me = calloc(1, sizeof *me + length);
+    int status = me == NULL ? 503 : decode_path(target, me->path, &me->folder);
+    if (status != 0) {
+        free(me);
+        reply_status(c, request, status, NULL);
+        return;
     }
+    memcpy(me->header, header, length);
+    me->length = length;
+    me->descriptor = -1;
+    me->c = c;
+    int result = look_for(me, me->path);
+    if (result < 0) {
+        free(me);
+        reply_status(c, request, status_of_error(result), NULL);
+        return;
+    }
+    c->lookup = me;
 }
+
 /* Answers one whole request. */
 static void answer(struct connection *c, const char *header, size_t length)
 {
@@ -442,7 +564,7 @@ static void answer(struct connection *c, const char *header, size_t length)
     /* A client that waits for "100 Continue" may send its body after our reply, or not: only the end is unambiguous. */
     c->close_after = !request.keep_alive || server.stopping || (request.expects_continue && request.body_length > 0);
     if (text_is(request.method, "GET") || request.head) {
-        reply_path(c, &request);
+        reply_path(c, &request, header, length);
         return;
     }
     if (text_is(request.method, "OPTIONS")) {
@@ -496,7 +618,7 @@ static size_t consume(struct connection *c, const char *data, size_t length)
             answer(c, rest, header_length);
             used += header_length;
         }
-        if (c->close_after && !c->sending)
+        if (c->close_after && !c->sending && c->lookup == NULL)
             finish(c);
     }
     return used;
@@ -656,6 +778,8 @@ static void on_close(kolo_loop *loop, kolo_stream stream, void *user)
     disarm_deadline(c);
     release_held(c);
     release_page(c);
+    if (c->lookup != NULL)
+        c->lookup->c = NULL;
     if (c->previous != NULL)
         c->previous->next = c->next;
     else
