@@ -145,6 +145,19 @@ impl<T> Out<T> {
     }
 }
 
+/// Writes a result that need not be asked for: NULL is allowed.
+///
+/// # Safety
+///
+/// `place` is NULL or can hold a `T`.
+#[inline]
+pub(super) unsafe fn write_optional<T>(place: *mut T, value: T) {
+    if !place.is_null() {
+        // SAFETY: promised by the caller. Whatever stood there before needs no drop: it is C's.
+        unsafe { place.write(value) }
+    }
+}
+
 /// What a pointer refers to; NULL is `EINVAL`.
 ///
 /// # Safety

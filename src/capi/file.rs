@@ -19,7 +19,7 @@
 use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 
-use super::boundary::{id, needed, number, pointer, slice, status, with_loop, Out};
+use super::boundary::{id, needed, number, pointer, slice, status, with_loop, write_optional, Out};
 use super::fs::{
     kolo_fs_cb, kolo_stat, kolo_stat_cb, kolo_transfer_cb, owner, stat_of, stating, times,
 };
@@ -804,9 +804,7 @@ pub unsafe extern "C" fn kolo_stream_send_file(
         };
         let (flow, write) = stream.send_file(&lp.inner, file, offset, length, done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out) } {
-            out.set(write.0);
-        }
+        unsafe { write_optional(out, write.0) };
         Ok(flow)
     })
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 
 use super::address::{kolo_address, socket_address};
-use super::boundary::{guard, pointer, Out};
+use super::boundary::{guard, pointer, write_optional, Out};
 use super::event_loop::{kolo_loop_options, loop_options};
 use super::listener::{self, kolo_listen_options, kolo_listener_handler, listen_options};
 use super::registry;
@@ -258,9 +258,7 @@ pub unsafe extern "C" fn kolo_group_listen(
         };
         let address = self::group(group)?.listen_boxed(address, &options, Arc::new(handler))?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out_address) } {
-            out.set(address.into());
-        }
+        unsafe { write_optional(out_address, address.into()) };
         Ok(())
     })
 }

@@ -18,7 +18,7 @@ use std::ffi::{c_char, c_int, c_void};
 use std::mem::offset_of;
 use std::time::Duration;
 
-use super::boundary::{c_bool, id, slice, with_loop, Out};
+use super::boundary::{c_bool, id, slice, with_loop, write_optional, Out};
 use super::listener::kolo_listener_handler;
 use super::listener::{accept_policy, adapter as listener_adapter, bytes, give_back, pauses};
 use super::poll::{descriptor, socket};
@@ -528,9 +528,7 @@ pub unsafe extern "C" fn kolo_local_write_with_descriptors(
         let done = completion(done, user);
         let (flow, write) = local.write_passing(&lp.inner, payload, duplicates, done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out_write) } {
-            out.set(write.0);
-        }
+        unsafe { write_optional(out_write, write.0) };
         Ok(flow)
     })
 }
@@ -578,9 +576,7 @@ pub unsafe extern "C" fn kolo_local_send_handle(
         let done = completion(done, user);
         let (flow, write) = local.send_handle_boxed(&lp.inner, id(handle)?, payload, done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out_write) } {
-            out.set(write.0);
-        }
+        unsafe { write_optional(out_write, write.0) };
         Ok(flow)
     })
 }

@@ -19,7 +19,7 @@ use std::time::Duration;
 
 use super::address::{kolo_address, socket_address, text};
 use super::attempts::watching;
-use super::boundary::{c_bool, needed, number, pointer, with_loop, Out};
+use super::boundary::{c_bool, needed, number, pointer, with_loop, write_optional, Out};
 use super::sized::{self, first_size, Versioned};
 use super::stream::{adapter, kolo_stream_handler};
 use super::tcp::{connect_options, family, kolo_connect_options};
@@ -243,9 +243,7 @@ pub unsafe extern "C" fn kolo_resolve(
         };
         let request = lp.inner.resolve_request(host, service, &options, done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out) } {
-            out.set(request.id().to_raw());
-        }
+        unsafe { write_optional(out, request.id().to_raw()) };
         Ok(())
     })
 }
@@ -285,9 +283,7 @@ pub unsafe extern "C" fn kolo_reverse(
         };
         let request = lp.inner.reverse_request(address, &options.into(), done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out) } {
-            out.set(request.id().to_raw());
-        }
+        unsafe { write_optional(out, request.id().to_raw()) };
         Ok(())
     })
 }

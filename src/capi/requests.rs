@@ -3,7 +3,7 @@
 use std::ffi::{c_char, c_int, c_void, CStr};
 use std::path::PathBuf;
 
-use super::boundary::{needed, pointer, status};
+use super::boundary::{self, needed, pointer, status};
 use super::fs::{kolo_fs_cb, kolo_transfer_cb};
 use super::stream::kolo_buffer;
 use super::types::kolo_request;
@@ -35,10 +35,8 @@ pub(super) unsafe fn path(text: *const c_char) -> Result<PathBuf> {
 /// `out` is NULL or can be written to.
 pub(super) unsafe fn tell(out: *mut kolo_request, made: Result<Request>) -> Result<()> {
     let request = made?.id().to_raw();
-    if !out.is_null() {
-        // SAFETY: promised by the caller.
-        unsafe { out.write(request) };
-    }
+    // SAFETY: promised by the caller.
+    unsafe { boundary::write_optional(out, request) };
     Ok(())
 }
 

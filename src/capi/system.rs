@@ -15,7 +15,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use super::address::kolo_address;
-use super::boundary::{guard, write_text, Out};
+use super::boundary::{guard, write_optional, write_text, Out};
 use super::types::kolo_socket;
 use crate::error::{Code, Result};
 use crate::system::{self, DescriptorKind, Interface, Processor};
@@ -206,18 +206,6 @@ impl From<Processor> for kolo_processor {
     }
 }
 
-/// Says how much is needed, to a caller who wants to know.
-///
-/// # Safety
-///
-/// `needed` is NULL or can hold a number.
-unsafe fn tell(needed: *mut usize, count: usize) {
-    if !needed.is_null() {
-        // SAFETY: promised by the caller.
-        unsafe { needed.write(count) }
-    }
-}
-
 /// Hands a text out.
 ///
 /// # Safety
@@ -235,7 +223,7 @@ unsafe fn give_text(
     }
     // SAFETY: promised by the caller.
     unsafe {
-        tell(needed, line.len() + 1);
+        write_optional(needed, line.len() + 1);
         if capacity == 0 {
             return Err(Code::ENOBUFS.into());
         }
@@ -260,7 +248,7 @@ unsafe fn give_list<F, T: From<F>>(
     }
     let count = found.len();
     // SAFETY: promised by the caller.
-    unsafe { tell(needed, count) };
+    unsafe { write_optional(needed, count) };
     if count > capacity {
         return Err(Code::ENOBUFS.into());
     }

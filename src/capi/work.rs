@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 
-use super::boundary::{guard, id, needed, pointer, status, with_loop, Out};
+use super::boundary::{guard, id, needed, pointer, status, with_loop, write_optional, Out};
 use super::sized::{self, first_size, Versioned};
 use super::types::{kolo_loop, kolo_pool, kolo_request};
 use crate::error::{Code, Result};
@@ -199,9 +199,7 @@ pub unsafe extern "C" fn kolo_work_submit(
         let class = class(work_class)?;
         let request = lp.inner.submit(class, work, Hold::UntilDone, done)?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out) } {
-            out.set(request.id().to_raw());
-        }
+        unsafe { write_optional(out, request.id().to_raw()) };
         Ok(())
     })
 }
