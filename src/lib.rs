@@ -107,7 +107,7 @@ pub use net::listener::{ListenOptions, ListenerHandler, TcpListener};
 #[cfg(feature = "net")]
 pub use net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 #[cfg(feature = "net")]
-pub use net::udp::{Datagram, DatagramError, Transmit, UdpHandler, UdpOptions, UdpSocket};
+pub use net::udp::{Datagram, DatagramError, SendId, Transmit, UdpHandler, UdpOptions, UdpSocket};
 pub use options::{LoopOptions, SlowCallback};
 pub use poll::Poll;
 pub use pool::{Pool, PoolOptions, WorkClass};

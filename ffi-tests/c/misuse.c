@@ -754,7 +754,15 @@ static int call_udp_send_with(kolo_loop *loop, kolo_handle handle) {
     return kolo_udp_send_with(loop, handle, NULL, 0, NULL);
 }
 static int call_udp_send_owned(kolo_loop *loop, kolo_handle handle) {
-    return kolo_udp_send_owned(loop, handle, NULL, 0, NULL, NULL, NULL);
+    return kolo_udp_send_owned(loop, handle, NULL, 0, NULL, NULL, NULL, NULL);
+}
+static int call_udp_send_cancel(kolo_loop *loop, kolo_handle handle) {
+    int result = kolo_udp_send_cancel(loop, handle, 99);
+    return result == KOLO_ENOENT ? KOLO_OK : result; /* the socket was right, there is no such send */
+}
+static int call_udp_user(kolo_loop *loop, kolo_handle handle) {
+    void *user = NULL;
+    return kolo_udp_user(loop, handle, &user);
 }
 static int call_udp_try_send(kolo_loop *loop, kolo_handle handle) {
     int result = kolo_udp_try_send(loop, handle, NULL, 0, NULL);
@@ -904,6 +912,8 @@ static const handle_call handle_calls[] = {
     {"kolo_udp_send", KOLO_KIND_UDP, call_udp_send},
     {"kolo_udp_send_with", KOLO_KIND_UDP, call_udp_send_with},
     {"kolo_udp_send_owned", KOLO_KIND_UDP, call_udp_send_owned},
+    {"kolo_udp_send_cancel", KOLO_KIND_UDP, call_udp_send_cancel},
+    {"kolo_udp_user", KOLO_KIND_UDP, call_udp_user},
     {"kolo_udp_try_send", KOLO_KIND_UDP, call_udp_try_send},
     {"kolo_udp_set_watermarks", KOLO_KIND_UDP, call_udp_set_watermarks},
     {"kolo_udp_queued", KOLO_KIND_UDP, call_udp_queued},

@@ -227,7 +227,7 @@ TEST(what_no_datagram_can_hold) {
     to.to = &me.address;
     CHECK_ERROR(kolo_udp_send_with(loop, me.udp, both, 2, &to), KOLO_EMSGSIZE);
     CHECK_ERROR(kolo_udp_try_send(loop, me.udp, both, 2, &to), KOLO_EMSGSIZE);
-    CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, both, 2, &to, NULL, NULL), KOLO_EMSGSIZE);
+    CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, both, 2, &to, NULL, NULL, NULL), KOLO_EMSGSIZE);
     CHECK_ERROR(kolo_udp_send(loop, me.udp, "x", 1, NULL), KOLO_EDESTADDRREQ);
     kolo_address v6 = loopback_v6(9);
     CHECK_ERROR(kolo_udp_send(loop, me.udp, "x", 1, &v6), KOLO_EAFNOSUPPORT);
@@ -248,21 +248,86 @@ TEST(owned_datagrams_are_told_once) {
     kolo_transmit to = KOLO_TRANSMIT_INIT;
     kolo_buffer pieces[2] = {{(void *)"two ", 4}, {(void *)"pieces", 6}};
     to.to = &peer;
-    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 2, &to, on_sent, &me));
+    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 2, &to, on_sent, &me, NULL));
     CHECK_INT(me.sent, 0); /* never inside the call */
     RUN_UNTIL(loop, me.sent == 1);
     CHECK_OK(me.outcome);
     check_arrives(socket, "two pieces", 10);
-    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 1, &to, NULL, NULL));
+    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 1, &to, NULL, NULL, NULL));
     check_arrives(socket, "two ", 4);
     CHECK_OK(kolo_address_parse("255.255.255.255", 9, &broadcast));
     to.to = &broadcast;
-    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 1, &to, on_sent, &me));
+    CHECK_OK(kolo_udp_send_owned(loop, me.udp, pieces, 1, &to, on_sent, &me, NULL));
     RUN_UNTIL(loop, me.sent == 2);
     CHECK_ERROR(me.outcome, KOLO_EACCES);
     CHECK_INT(me.errors, 0);
     close_one(loop, &me);
     raw_close(&socket);
+}
+
+TEST(owned_datagrams_are_taken_back) {
+    recorded me;
+    kolo_address nowhere = loopback_v4(9);
+    kolo_transmit to = KOLO_TRANSMIT_INIT;
+    kolo_buffer piece = {(void *)"x", 1};
+    uint64_t send = 0, other = 0;
+    bind_one(loop, &me);
+    to.to = &nowhere;
+    CHECK_OK(kolo_udp_send_owned(loop, me.udp, &piece, 1, &to, on_sent, &me, &send));
+    CHECK(send != 0);
+    CHECK_OK(kolo_udp_send_owned(loop, me.udp, &piece, 1, &to, on_sent, &me, &other));
+    CHECK(other != 0 && other != send);
+    /* On the loopback no socket is ever full: they have gone. */
+    CHECK_ERROR(kolo_udp_send_cancel(loop, me.udp, send), KOLO_ENOENT);
+    CHECK_ERROR(kolo_udp_send_cancel(loop, me.udp, 0), KOLO_ENOENT);
+    CHECK_ERROR(kolo_udp_send_cancel(loop, me.udp, UINT64_MAX), KOLO_ENOENT);
+    RUN_UNTIL(loop, me.sent == 2);
+    CHECK_OK(me.outcome);
+    kolo_udp udp = me.udp;
+    close_one(loop, &me);
+    CHECK_ERROR(kolo_udp_send_cancel(loop, udp, send), KOLO_EBADF);
+}
+
+typedef struct knows_its_user {
+    int datagrams;
+    bool attaches;
+} knows_its_user;
+
+static void check_user(kolo_loop *loop, kolo_udp udp, const kolo_datagram *datagram, void *user) {
+    knows_its_user *me = user;
+    void *found = NULL;
+    (void)datagram;
+    CHECK_OK(kolo_udp_user(loop, udp, &found));
+    CHECK(found == user);
+    if (me->attaches) {
+        kolo_udp_handler table = KOLO_UDP_HANDLER_INIT;
+        CHECK_OK(kolo_udp_attach(loop, udp, &table, &table));
+        CHECK_OK(kolo_udp_user(loop, udp, &found));
+        CHECK(found == &table);
+    }
+    me->datagrams++;
+}
+
+TEST(the_user_pointer) {
+    knows_its_user me = {0, false};
+    kolo_address any = loopback_v4(0), address;
+    kolo_udp_handler table = KOLO_UDP_HANDLER_INIT;
+    kolo_udp udp = 0;
+    void *found = NULL;
+    table.on_datagram = check_user;
+    CHECK_OK(kolo_udp_bind(loop, &any, NULL, &table, &me, &udp));
+    CHECK_OK(kolo_udp_user(loop, udp, &found));
+    CHECK(found == &me);
+    CHECK_ERROR(kolo_udp_user(loop, udp, NULL), KOLO_EINVAL);
+    CHECK_OK(kolo_udp_local(loop, udp, &address));
+    CHECK_OK(kolo_udp_send(loop, udp, "x", 1, &address));
+    RUN_UNTIL(loop, me.datagrams == 1);
+    me.attaches = true;
+    CHECK_OK(kolo_udp_send(loop, udp, "x", 1, &address));
+    RUN_UNTIL(loop, me.datagrams == 2);
+    CHECK_OK(kolo_close(loop, udp));
+    CHECK_ERROR(kolo_udp_user(loop, udp, &found), KOLO_EBADF);
+    run_to_end(loop);
 }
 
 TEST(the_queue_is_bounded) {
@@ -358,7 +423,7 @@ TEST_WITHOUT_LOOP(freeing_the_loop_tells_every_socket) {
     kolo_buffer data = {(void *)"x", 1};
     kolo_transmit to = KOLO_TRANSMIT_INIT;
     to.to = &two.address;
-    CHECK_OK(kolo_udp_send_owned(loop, one.udp, &data, 1, &to, on_sent, &one));
+    CHECK_OK(kolo_udp_send_owned(loop, one.udp, &data, 1, &to, on_sent, &one, NULL));
     CHECK_OK(kolo_loop_free(loop));
     CHECK_INT(one.closed, 1);
     CHECK_INT(two.closed, 1);
@@ -665,7 +730,7 @@ TEST(null_pointers) {
     to.to = &me.address;
     CHECK_ERROR(kolo_udp_send_with(loop, me.udp, NULL, 1, &to), KOLO_EINVAL);
     CHECK_ERROR(kolo_udp_send_with(loop, me.udp, &hollow, 1, &to), KOLO_EINVAL);
-    CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, &hollow, 1, &to, on_sent, &me), KOLO_EINVAL);
+    CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, &hollow, 1, &to, on_sent, &me, NULL), KOLO_EINVAL);
     CHECK_ERROR(kolo_udp_try_send(loop, me.udp, &hollow, 1, &to), KOLO_EINVAL);
     to.source = &none;
     CHECK_ERROR(kolo_udp_send_with(loop, me.udp, NULL, 0, &to), KOLO_EINVAL);
@@ -699,7 +764,7 @@ TEST(structs_of_an_absurd_size) {
         to.to = &me.address;
         CHECK_ERROR(kolo_udp_send_with(loop, me.udp, NULL, 0, &to), KOLO_EINVAL);
         CHECK_ERROR(kolo_udp_try_send(loop, me.udp, NULL, 0, &to), KOLO_EINVAL);
-        CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, NULL, 0, &to, on_sent, &me), KOLO_EINVAL);
+        CHECK_ERROR(kolo_udp_send_owned(loop, me.udp, NULL, 0, &to, on_sent, &me, NULL), KOLO_EINVAL);
         table.size = wrong[i];
         CHECK_ERROR(kolo_udp_bind(loop, &any, NULL, &table, NULL, &out), KOLO_EINVAL);
         CHECK_ERROR(kolo_udp_attach(loop, me.udp, &table, NULL), KOLO_EINVAL);

@@ -12,7 +12,7 @@ use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 use std::rc::Rc;
 
-use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, Out};
+use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, write_optional, Out};
 use super::sized::{self, first_size, Versioned};
 use super::tables::Table;
 use super::types::{kolo_loop, kolo_stream};
@@ -350,11 +350,7 @@ pub unsafe extern "C" fn kolo_stream_user(
         // SAFETY: the caller's pointer, as the header asks for it.
         let out = unsafe { Out::new(out)? };
         let in_place = self::stream(stream)?.embedder(&lp.inner)?;
-        out.set(match (in_place, lp.told.get()) {
-            (Some(user), _) => user.cast(),
-            (None, (running, user)) if running == stream => user,
-            _ => std::ptr::null_mut(),
-        });
+        out.set(lp.user_of(stream, in_place));
         Ok(())
     })
 }
@@ -432,9 +428,7 @@ pub unsafe extern "C" fn kolo_stream_write_owned(
         let stream = self::stream(stream)?;
         let (flow, write) = stream.write_payloads(&lp.inner, payloads, completion(done, user))?;
         // SAFETY: the caller's pointer, as the header asks for it.
-        if let Ok(out) = unsafe { Out::new(out_write) } {
-            out.set(write.0);
-        }
+        unsafe { write_optional(out_write, write.0) };
         Ok(flow)
     })
 }

@@ -28,8 +28,8 @@ pub struct kolo_loop {
     pub(super) listeners: Tables<kolo_listener_handler>,
     #[cfg(feature = "net")]
     pub(super) udp: Tables<kolo_udp_handler>,
-    /// The stream whose handler was called last, and that handler's user pointer: while it runs,
-    /// the handler is out of its stream.
+    /// The stream or UDP socket whose handler was called last, and that handler's user pointer:
+    /// while it runs, the handler is out of its handle.
     pub(super) told: Cell<(u64, *mut c_void)>,
     /// The memory that `on_buffer` gave last.
     pub(super) given: Cell<*mut u8>,
@@ -125,6 +125,15 @@ impl kolo_loop {
             return Err(Code::EBUSY.into());
         }
         Ok(())
+    }
+
+    /// The user pointer of a handle's handler: of the one in place, or of the one that is running.
+    pub(super) fn user_of(&self, handle: kolo_handle, in_place: Option<*mut ()>) -> *mut c_void {
+        match (in_place, self.told.get()) {
+            (Some(user), _) => user.cast(),
+            (None, (running, user)) if running == handle => user,
+            _ => std::ptr::null_mut(),
+        }
     }
 
     /// Closes everything and tells those concerned, who may still use the loop.

@@ -18,7 +18,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use super::address::{kolo_address, kolo_family, socket_address};
-use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, Out};
+use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, write_optional, Out};
 use super::listener::{bytes, give_back};
 use super::poll::{descriptor, socket};
 use super::sized::{self, first_size, Versioned};
@@ -28,7 +28,7 @@ use super::types::{kolo_loop, kolo_socket, kolo_udp};
 use crate::error::Result;
 use crate::event_loop::Loop;
 use crate::net::udp::{
-    Datagram, DatagramError, SendCallback, Transmit, UdpHandler, UdpOptions, UdpSocket,
+    Datagram, DatagramError, SendCallback, SendId, Transmit, UdpHandler, UdpOptions, UdpSocket,
 };
 use crate::sys;
 
@@ -197,7 +197,7 @@ unsafe impl Versioned for kolo_transmit {
 
 /// An owned datagram has ended: the memory is the program's again. `status` is 0 when the system has
 /// taken it; its error if it did not (of which on_error is not told then); KOLO_ECANCELED if the
-/// socket was closed first.
+/// send was cancelled or the socket closed first.
 pub type kolo_udp_sent_cb = Option<
     unsafe extern "C" fn(r#loop: *mut kolo_loop, udp: kolo_udp, status: c_int, user: *mut c_void),
 >;
@@ -232,6 +232,18 @@ fn ip(address: Option<IpAddr>) -> kolo_address {
     address.map_or(NO_ADDRESS, |ip| std::net::SocketAddr::new(ip, 0).into())
 }
 
+impl Adapter {
+    /// The loop and the socket as callbacks get them. For as long as one runs, the handler is out of
+    /// its socket, and the loop remembers the user pointer (`kolo_udp_user`).
+    #[inline]
+    fn tell(&self, lp: &Loop, udp: UdpSocket) -> (*mut kolo_loop, kolo_udp) {
+        let (at, udp) = (pointer(lp), udp.id().to_raw());
+        // SAFETY: the loop is running this, so it lives.
+        unsafe { &*at }.told.set((udp, self.user));
+        (at, udp)
+    }
+}
+
 impl UdpHandler for Adapter {
     fn on_datagram(&mut self, lp: &Loop, udp: UdpSocket, datagram: &Datagram<'_>) {
         if let Some(call) = self.table.on_datagram {
@@ -245,15 +257,17 @@ impl UdpHandler for Adapter {
                 tos: datagram.tos.map_or(-1, i32::from),
                 truncated: c_bool::from(datagram.truncated),
             };
+            let (lp, udp) = self.tell(lp, udp);
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), udp.id().to_raw(), &given, self.user) }
+            unsafe { call(lp, udp, &given, self.user) }
         }
     }
 
     fn on_drain(&mut self, lp: &Loop, udp: UdpSocket) {
         if let Some(call) = self.table.on_drain {
+            let (lp, udp) = self.tell(lp, udp);
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), udp.id().to_raw(), self.user) }
+            unsafe { call(lp, udp, self.user) }
         }
     }
 
@@ -267,20 +281,26 @@ impl UdpHandler for Adapter {
                 by: ip(error.by),
                 mtu: error.mtu.unwrap_or(0),
             };
+            let (lp, udp) = self.tell(lp, udp);
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), udp.id().to_raw(), &given, self.user) }
+            unsafe { call(lp, udp, &given, self.user) }
         }
     }
 
     fn on_close(&mut self, lp: &Loop, udp: UdpSocket) {
         if let Some(call) = self.table.on_close {
+            let (lp, udp) = self.tell(lp, udp);
             // SAFETY: the user's function, with what it asked for.
-            unsafe { call(pointer(lp), udp.id().to_raw(), self.user) }
+            unsafe { call(lp, udp, self.user) }
         }
     }
 
     fn receives(&self) -> bool {
         self.table.on_datagram.is_some()
+    }
+
+    fn embedder(&self) -> *mut () {
+        self.user.cast()
     }
 }
 
@@ -486,6 +506,24 @@ pub unsafe extern "C" fn kolo_udp_attach(
     })
 }
 
+/// The user pointer that was given with the socket's handler.
+///
+/// Errors: KOLO_EINVAL if `out` is NULL.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_udp_user(
+    r#loop: *mut kolo_loop,
+    udp: kolo_udp,
+    out: *mut *mut c_void,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        // SAFETY: the caller's pointer, as the header asks for it.
+        let out = unsafe { Out::new(out)? };
+        let in_place = self::udp(udp)?.embedder(&lp.inner)?;
+        out.set(lp.user_of(udp, in_place));
+        Ok(())
+    })
+}
+
 /// Connects the socket to a peer, or to another one: sends without an address go there, only what
 /// comes from there is received, and the network's errors are told. Nothing is sent for it, so
 /// success says nothing about whether there is a peer.
@@ -596,7 +634,8 @@ pub unsafe extern "C" fn kolo_udp_send_with(
 /// the socket has closed. The array of buffers may go when this returns.
 ///
 /// `done` may be NULL; else it is called exactly once if this succeeds, never before it returns, and
-/// counts for 64 bytes in the queue until then.
+/// counts for 64 bytes in the queue until then. `out_send` may be NULL; else it gets a name for the
+/// send, which kolo_udp_send_cancel takes.
 ///
 /// Returns 0 or 1 as kolo_udp_send does.
 ///
@@ -610,17 +649,39 @@ pub unsafe extern "C" fn kolo_udp_send_owned(
     transmit: *const kolo_transmit,
     done: kolo_udp_sent_cb,
     user: *mut c_void,
+    out_send: *mut u64,
 ) -> c_int {
     with_loop(r#loop, |lp| {
         // SAFETY: the caller's memory, as the header asks for it.
         let (payloads, transmit) =
             unsafe { (payloads(slice(buffers, count)?)?, self::transmit(transmit)?) };
-        let done = completion(done, user);
-        self::udp(udp)?.send_payloads(&lp.inner, payloads, &transmit, done)
+        let (udp, done) = (self::udp(udp)?, completion(done, user));
+        let (flow, send) = udp.send_payloads(&lp.inner, payloads, &transmit, done)?;
+        // SAFETY: the caller's pointer, as the header asks for it.
+        unsafe { write_optional(out_send, send.0) };
+        Ok(flow)
     })
 }
 
-/// Sends now or not at all: nothing is queued, and what the system says is returned.
+/// Takes an owned send back that waits in the queue: nothing of it goes, and its `done` comes with
+/// KOLO_ECANCELED.
+///
+/// Errors: KOLO_EBUSY if some of its segments are sent already; KOLO_ENOENT if it has ended or never
+/// was.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_udp_send_cancel(
+    r#loop: *mut kolo_loop,
+    udp: kolo_udp,
+    send: u64,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        self::udp(udp)?.cancel_send(&lp.inner, SendId(send))
+    })
+}
+
+/// Sends now or not at all: nothing is queued, and what the system says is returned. (Of several
+/// datagrams, see segment_size, some may go and others not: that is success. What was refused is told
+/// to on_error, and what found no room is queued.)
 ///
 /// Errors: KOLO_EAGAIN if the socket is full or datagrams are queued; then on_drain comes when there
 /// is room. Else as kolo_udp_send_with, and the system's: KOLO_EMSGSIZE, KOLO_ENETUNREACH,

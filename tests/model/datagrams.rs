@@ -338,14 +338,15 @@ impl World {
                         world.udp_sent(at, serial, outcome);
                     });
                 };
-                match how % 8 {
+                let sent = match how % 8 {
                     2 => socket.send_owned(lp, bytes, &transmit, done),
                     _ => {
                         let (one, two) = bytes.split_at(length / 3);
                         let pieces = vec![one.into(), two.into()];
                         socket.send_owned_vectored(lp, pieces, &transmit, done)
                     }
-                }
+                };
+                sent.map(|(flow, _)| flow)
             }
             4 => socket.try_send(lp, bytes, &transmit).map(|()| Flow::Ready),
             _ => socket.send_with(lp, bytes, &transmit),

@@ -85,6 +85,12 @@ pub trait UdpHandler: 'static {
     fn receives(&self) -> bool {
         true
     }
+
+    /// A word that the C ABI keeps with its handlers.
+    #[doc(hidden)]
+    fn embedder(&self) -> *mut () {
+        std::ptr::null_mut()
+    }
 }
 
 impl<F: FnMut(&Loop, UdpSocket, &Datagram<'_>) + 'static> UdpHandler for F {

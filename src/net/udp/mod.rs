@@ -101,6 +101,10 @@ pub struct UdpSocket(pub(crate) Id);
 
 crate::handles::handle_type!(UdpSocket);
 
+/// Names an owned send of a UDP socket: see [`UdpSocket::send_owned`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SendId(pub(crate) u64);
+
 impl UdpSocket {
     /// Gives the socket another handler; the former one is dropped.
     ///
@@ -116,6 +120,14 @@ impl UdpSocket {
         drop(core);
         drop(former);
         Ok(())
+    }
+
+    /// The word that the handler in place keeps; `None` without one, and while it runs.
+    #[cfg(feature = "capi")]
+    pub(crate) fn embedder(self, lp: &Loop) -> Result<Option<*mut ()>> {
+        let mut core = lp.core()?;
+        let udp = state(&mut core.handles, self.0)?;
+        Ok(udp.handler.as_ref().map(|handler| handler.embedder()))
     }
 
     /// Connects the socket to `peer`, or to another one: [`UdpSocket::send`] sends there, only
@@ -227,8 +239,9 @@ impl UdpSocket {
     }
 
     /// Sends memory without copying it, and calls `done` when the system has taken it, or with its
-    /// error: then [`UdpHandler::on_error`] is not told. When the socket closes first, `done` hears
-    /// [`Code::ECANCELED`]. A callback that is still to come counts for 64 bytes in the queue.
+    /// error: then [`UdpHandler::on_error`] is not told. When the socket closes first, or the send is
+    /// taken back ([`UdpSocket::cancel_send`]), `done` hears [`Code::ECANCELED`]. A callback that is
+    /// still to come counts for 64 bytes in the queue.
     ///
     /// Errors: as [`UdpSocket::send_with`]; then `done` is not called.
     pub fn send_owned(
@@ -237,7 +250,7 @@ impl UdpSocket {
         payload: impl Into<Payload>,
         transmit: &Transmit,
         done: impl FnOnce(&Loop, UdpSocket, Result<()>) + 'static,
-    ) -> Result<Flow> {
+    ) -> Result<(Flow, SendId)> {
         let payloads = Payloads::One(payload.into());
         self.send_payloads(lp, payloads, transmit, Some(Box::new(done)))
     }
@@ -251,7 +264,7 @@ impl UdpSocket {
         payloads: Vec<Payload>,
         transmit: &Transmit,
         done: impl FnOnce(&Loop, UdpSocket, Result<()>) + 'static,
-    ) -> Result<Flow> {
+    ) -> Result<(Flow, SendId)> {
         self.send_payloads(lp, Payloads::Many(payloads), transmit, Some(Box::new(done)))
     }
 
@@ -261,11 +274,22 @@ impl UdpSocket {
         payloads: Payloads,
         transmit: &Transmit,
         done: Option<SendCallback>,
-    ) -> Result<Flow> {
+    ) -> Result<(Flow, SendId)> {
         sending::send_owned(&mut *lp.core()?, self.0, payloads, transmit, done)
     }
 
-    /// Sends now or not at all: nothing is queued, and the system's error is the result.
+    /// Takes an owned send back that waits in the queue: nothing of it goes, and its `done` hears
+    /// [`Code::ECANCELED`].
+    ///
+    /// Errors: [`Code::EBUSY`] when some of its segments are sent already, [`Code::ENOENT`] when it
+    /// has ended, [`Code::EBADF`] for a closed socket.
+    pub fn cancel_send(self, lp: &Loop, send: SendId) -> Result<()> {
+        sending::cancel(&mut *lp.core()?, self.0, send)
+    }
+
+    /// Sends now or not at all: nothing is queued, and the system's error is the result. (Of several
+    /// datagrams, see [`Transmit::segment_size`], some may go and others not: that is success. What
+    /// was refused is told to [`UdpHandler::on_error`], and what found no room is queued.)
     ///
     /// Errors: [`Code::EAGAIN`] when the socket is full or datagrams are queued; then
     /// [`UdpHandler::on_drain`] comes when there is room. Else as [`UdpSocket::send_with`], and

@@ -50,6 +50,8 @@ enum Memory {
 
 /// A message in the queue: a datagram, or several of the same size to one destination.
 struct Entry {
+    /// The name of an owned one; 0: copied.
+    id: u64,
     to: Option<SocketAddr>,
     how: How,
     segment: u16,
@@ -133,6 +135,7 @@ impl Queue {
             0
         };
         self.entries.push_back(Entry {
+            id: 0,
             to: message.to,
             how: message.how,
             segment,
@@ -148,6 +151,7 @@ impl Queue {
     /// Queues memory that its owner keeps until `done`.
     pub(super) fn push_owned(
         &mut self,
+        id: u64,
         to: Option<SocketAddr>,
         how: How,
         segment: u16,
@@ -166,6 +170,7 @@ impl Queue {
             Memory::Owned(payloads)
         };
         self.entries.push_back(Entry {
+            id,
             to,
             how,
             segment,
@@ -263,6 +268,24 @@ impl Queue {
             }
         }
         self.done_of_first += bytes;
+    }
+
+    /// Takes back an owned message of which nothing is sent.
+    pub(super) fn cancel(&mut self, id: u64) -> Result<()> {
+        let mut entries = self.entries.iter();
+        let at = entries.position(|entry| entry.id == id && id != 0);
+        let at = at.ok_or(Error::new(Code::ENOENT))?;
+        if at == 0 && self.done_of_first > 0 {
+            return Err(Code::EBUSY.into());
+        }
+        let Some(removed) = self.entries.remove(at) else {
+            return Ok(());
+        };
+        self.bytes -= removed.cost;
+        let canceled = Err(Code::ECANCELED.into());
+        self.finished
+            .extend(removed.done.map(|done| (done, canceled)));
+        Ok(())
     }
 
     pub(super) fn next_finished(&mut self) -> Option<(SendCallback, Result<()>)> {

@@ -8,7 +8,7 @@ use super::handler::DatagramError;
 use super::queue::{cost, SendCallback, OVERHEAD, SEGMENTS_MAX, WATERMARKS};
 use super::state::{state, Status, UdpState};
 use super::transmitting::{transmit_all, Refusal};
-use super::{Transmit, UdpSocket};
+use super::{SendId, Transmit, UdpSocket};
 use crate::driver::State;
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred, Loop};
@@ -239,16 +239,32 @@ pub(super) fn try_send(
         Err(Error::new(Code::EAGAIN))
     } else {
         let progress = transmit_all(driver, id, udp, &[message]);
+        let datagrams = |bytes: usize| match usize::from(segment) {
+            0 => 1,
+            segment => bytes.div_ceil(segment),
+        };
+        let whole = progress.messages == 1;
+        let dealt_with = match progress.bytes {
+            _ if whole => datagrams(length),
+            bytes => datagrams(bytes) * usize::from(bytes > 0),
+        };
+        let refused = progress.refused.iter();
+        let refused: usize = refused.map(|refusal| refusal.count as usize).sum();
         match progress.refused.first() {
-            Some(refusal) => Err(refusal.error),
-            // A part of a run may have gone: it counts as sent, and the rest waits its turn.
-            None if progress.messages == 0 && progress.bytes > 0 => {
-                let limit = udp.segment_limit;
-                udp.queue().push_copy(&message, progress.bytes, limit);
+            // A part of a run has gone: it counts as sent. What was refused of it is told, and the
+            // rest waits its turn.
+            _ if dealt_with > refused => {
+                for refusal in &progress.refused {
+                    note(udp, to, refusal);
+                }
+                if !whole {
+                    let limit = udp.segment_limit;
+                    udp.queue().push_copy(&message, progress.bytes, limit);
+                }
                 Ok(())
             }
-            None if progress.messages == 0 => Err(Error::new(Code::EAGAIN)),
-            None => Ok(()),
+            Some(refusal) => Err(refusal.error),
+            None => Err(Error::new(Code::EAGAIN)),
         }
     };
     if outcome.is_err_and(|error| error.code() == Code::EAGAIN) {
@@ -265,22 +281,33 @@ pub(super) fn send_owned(
     payloads: Payloads,
     transmit: &Transmit,
     done: Option<SendCallback>,
-) -> Result<Flow> {
+) -> Result<(Flow, SendId)> {
     let length = payloads.length();
     let gathered = core.datagrams.cost_of(id);
     let udp = state(&mut core.handles, id)?;
     let (to, how, segment) = checked(udp, length, transmit)?;
     has_room(udp, gathered + cost(length, segment))?;
     make_way(core, id, true);
+    core.last_write += 1;
+    let name = core.last_write;
     let udp = state(&mut core.handles, id)?;
-    udp.queue().push_owned(to, how, segment, payloads, done);
+    let queue = udp.queue();
+    queue.push_owned(name, to, how, segment, payloads, done);
     drain(core, id);
     let udp = state(&mut core.handles, id)?;
     if let Some(queue) = &mut udp.queue {
         // Only now it is known what the kernel took at once: that never was queued.
         queue.note_level();
     }
-    Ok(flow(udp))
+    Ok((flow(udp), SendId(name)))
+}
+
+pub(super) fn cancel(core: &mut Core, id: Id, send: SendId) -> Result<()> {
+    let udp = state(&mut core.handles, id)?;
+    let queue = udp.queue.as_mut().ok_or(Error::new(Code::ENOENT))?;
+    queue.cancel(send.0)?;
+    settle(core, id);
+    Ok(())
 }
 
 /// Sends from the queue until it is empty or the kernel takes no more.

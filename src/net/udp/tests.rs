@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::*;
 use crate::error::Error;
 use crate::event_loop::RunMode;
-use crate::sys::datagrams::fault::{CALLS, REFUSES_SEGMENTS, ROOM};
+use crate::sys::datagrams::fault::{CALLS, REFUSES, REFUSES_SEGMENTS, ROOM};
 
 type Log = Rc<RefCell<Vec<String>>>;
 
@@ -65,6 +65,7 @@ impl Bench {
     fn new() -> Bench {
         ROOM.set(usize::MAX);
         REFUSES_SEGMENTS.set(None);
+        REFUSES.set(None);
         let lp = Loop::new().unwrap();
         let any: SocketAddr = "127.0.0.1:0".parse().unwrap();
         let log = Log::default();
@@ -279,7 +280,7 @@ fn a_socket_that_fills_in_the_middle_of_a_run_goes_on_there() {
         let sent = bench
             .socket
             .send_owned(&bench.lp, "aaabbbccd", &transmit, done);
-        assert_eq!(sent, Ok(Flow::Ready));
+        assert_eq!(sent.map(|(flow, _)| flow), Ok(Flow::Ready));
         bench.run_with_room(1);
         bench.arrive(&["aaa", "bbb", "ccd"]);
         assert_eq!(bench.heard(), ["Ok(())"]);
@@ -314,6 +315,85 @@ fn try_send_says_that_the_socket_is_full_and_on_drain_when_it_is_not() {
     bench.run_with_room(1);
     assert_eq!(bench.heard(), ["drain"]);
     bench.arrive(&["queued"]);
+}
+
+#[test]
+fn a_part_of_a_run_that_was_refused_is_told_and_the_run_counts_as_sent() {
+    for room in 1..4 {
+        let bench = Bench::new();
+        let transmit = Transmit {
+            segment_size: Some(2),
+            ..Transmit::to(bench.to)
+        };
+        REFUSES_SEGMENTS.set(Some(libc::EIO));
+        REFUSES.set(Some((b'b', libc::EPERM)));
+        ROOM.set(room);
+        let socket = bench.socket;
+        socket.try_send(&bench.lp, b"aabbccd", &transmit).unwrap();
+        bench.run_with_room(1);
+        bench.arrive(&["aa", "cc", "d"]);
+        assert_eq!(bench.heard().len(), 1, "of the one that was refused");
+        // When nothing of it went, that is the result.
+        ROOM.set(usize::MAX);
+        let outcome = socket.try_send(&bench.lp, b"bbbb", &transmit);
+        assert_eq!(outcome.map_err(Error::code), Err(Code::EPERM));
+        bench.run_with_room(1);
+        bench.arrive(&[]);
+        assert!(bench.heard().is_empty());
+    }
+}
+
+#[test]
+fn an_owned_send_that_waits_is_taken_back() {
+    let bench = Bench::new();
+    let transmit = Transmit::to(bench.to);
+    let send = |text: &'static str, transmit: &Transmit| {
+        let log = bench.log.clone();
+        let done = move |_: &Loop, _: UdpSocket, outcome: Result<()>| {
+            let outcome = outcome.map_err(Error::code);
+            log.borrow_mut().push(format!("{text} {outcome:?}"));
+        };
+        let sent = bench.socket.send_owned(&bench.lp, text, transmit, done);
+        sent.unwrap().1
+    };
+    let cancel = |send| {
+        let outcome = bench.socket.cancel_send(&bench.lp, send);
+        outcome.map_err(Error::code)
+    };
+    ROOM.set(1);
+    let sends = ["one", "two", "three", "four"].map(|text| send(text, &transmit));
+    let queued = bench.socket.queued(&bench.lp).unwrap();
+    assert_eq!(cancel(sends[0]), Err(Code::ENOENT), "it has gone");
+    for which in [1, 3] {
+        assert_eq!(cancel(sends[which]), Ok(()));
+        assert_eq!(cancel(sends[which]), Err(Code::ENOENT));
+    }
+    assert_eq!(cancel(SendId(0)), Err(Code::ENOENT));
+    assert!(bench.socket.queued(&bench.lp).unwrap() < queued);
+    assert!(bench.heard().is_empty(), "never inside the call");
+    bench.run_with_room(1);
+    bench.arrive(&["one", "three"]);
+    let expected = [
+        "one Ok(())",
+        "two Err(ECANCELED)",
+        "four Err(ECANCELED)",
+        "three Ok(())",
+    ];
+    assert_eq!(bench.heard(), expected);
+    // Of several datagrams some have gone.
+    let segments = Transmit {
+        segment_size: Some(2),
+        ..transmit
+    };
+    REFUSES_SEGMENTS.set(Some(libc::EIO));
+    ROOM.set(1);
+    let begun = send("aabb", &segments);
+    assert_eq!(cancel(begun), Err(Code::EBUSY));
+    bench.run_with_room(1);
+    bench.arrive(&["aa", "bb"]);
+    assert_eq!(bench.heard(), ["aabb Ok(())"]);
+    bench.lp.close(bench.socket).unwrap();
+    assert_eq!(cancel(begun), Err(Code::EBADF));
 }
 
 #[test]

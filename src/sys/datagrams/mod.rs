@@ -225,16 +225,26 @@ pub(crate) mod fault {
         pub(crate) static ROOM: Cell<usize> = const { Cell::new(usize::MAX) };
         /// Why segmented messages are refused.
         pub(crate) static REFUSES_SEGMENTS: Cell<Option<i32>> = const { Cell::new(None) };
+        /// Datagrams that begin with this byte are refused, and why.
+        pub(crate) static REFUSES: Cell<Option<(u8, i32)>> = const { Cell::new(None) };
         /// How many calls there were.
         pub(crate) static CALLS: Cell<usize> = const { Cell::new(0) };
     }
 
     pub(super) fn send(socket: &Socket, messages: &[Outgoing<'_>]) -> (usize, io::Result<()>) {
         CALLS.set(CALLS.get() + 1);
-        let refused = REFUSES_SEGMENTS.get().and_then(|errno| {
+        let segmented = REFUSES_SEGMENTS.get().and_then(|errno| {
             let at = messages.iter().position(|message| message.segment > 0)?;
             Some((at, errno))
         });
+        let refused = REFUSES.get().and_then(|(byte, errno)| {
+            let begins = |message: &Outgoing<'_>| {
+                let first = message.slices.first().and_then(|slice| slice.first());
+                message.segment == 0 && first == Some(&byte)
+            };
+            Some((messages.iter().position(begins)?, errno))
+        });
+        let refused = segmented.into_iter().chain(refused).min();
         let until = refused.map_or(messages.len(), |(at, _)| at);
         let room = ROOM.get().min(until);
         let (taken, outcome) = system::send(socket, &messages[..room]);
