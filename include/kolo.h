@@ -2743,7 +2743,7 @@ typedef struct kolo_transmit {
 /**
  * An owned datagram has ended: the memory is the program's again. `status` is 0 when the system has
  * taken it; its error if it did not (of which on_error is not told then); KOLO_ECANCELED if the
- * socket was closed first.
+ * send was cancelled or the socket closed first.
  */
 typedef void (*kolo_udp_sent_cb)(kolo_loop *loop, kolo_udp udp, int status, void *user);
 
@@ -2805,6 +2805,13 @@ int kolo_udp_attach(kolo_loop *loop,
                     kolo_udp udp,
                     const kolo_udp_handler *handler,
                     void *user);
+
+/**
+ * The user pointer that was given with the socket's handler.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL.
+ */
+int kolo_udp_user(kolo_loop *loop, kolo_udp udp, void **out);
 
 /**
  * Connects the socket to a peer, or to another one: sends without an address go there, only what
@@ -2880,7 +2887,8 @@ int kolo_udp_send_with(kolo_loop *loop,
  * the socket has closed. The array of buffers may go when this returns.
  *
  * `done` may be NULL; else it is called exactly once if this succeeds, never before it returns, and
- * counts for 64 bytes in the queue until then.
+ * counts for 64 bytes in the queue until then. `out_send` may be NULL; else it gets a name for the
+ * send, which kolo_udp_send_cancel takes.
  *
  * Returns 0 or 1 as kolo_udp_send does.
  *
@@ -2892,10 +2900,22 @@ int kolo_udp_send_owned(kolo_loop *loop,
                         size_t count,
                         const kolo_transmit *transmit,
                         kolo_udp_sent_cb done,
-                        void *user);
+                        void *user,
+                        uint64_t *out_send);
 
 /**
- * Sends now or not at all: nothing is queued, and what the system says is returned.
+ * Takes an owned send back that waits in the queue: nothing of it goes, and its `done` comes with
+ * KOLO_ECANCELED.
+ *
+ * Errors: KOLO_EBUSY if some of its segments are sent already; KOLO_ENOENT if it has ended or never
+ * was.
+ */
+int kolo_udp_send_cancel(kolo_loop *loop, kolo_udp udp, uint64_t send);
+
+/**
+ * Sends now or not at all: nothing is queued, and what the system says is returned. (Of several
+ * datagrams, see segment_size, some may go and others not: that is success. What was refused is told
+ * to on_error, and what found no room is queued.)
  *
  * Errors: KOLO_EAGAIN if the socket is full or datagrams are queued; then on_drain comes when there
  * is room. Else as kolo_udp_send_with, and the system's: KOLO_EMSGSIZE, KOLO_ENETUNREACH,
