@@ -267,6 +267,8 @@ fn write_quietly(at: Descriptor, slices: &[IoSlice<'_>]) -> io::Result<usize> {
         // SAFETY: as in `write_plainly`. The raw system call is used since older C libraries lack
         // the wrapper.
         let length = unsafe {
+            // As wide as the registers: a narrower number in a list of any arguments has no upper half.
+            let at = libc::c_long::from(at);
             let (base, count) = (slices.as_ptr(), slices.len());
             libc::syscall(
                 libc::SYS_pwritev2,
