@@ -12,7 +12,8 @@
  *     listing without copying it (kolo_stream_write_owned); small replies are copied, and the high watermark is obeyed
  *     (kolo_stream_write, on_drain)
  *   - timeouts: the stream itself keeps those for silence and stalls, a timer keeps the deadline of a whole request
- *   - closing in order: half-close, wait for the peer's end, close; and memory freed in on_close, the last callback
+ *   - closing in order: half-close, wait for the peer's end, close (kolo_stream_finish); and memory freed in on_close,
+ *     the last callback
  *   - signals, and a stop that drains
  * All of kolo is in this file; http/ holds what it needs of HTTP, paths and folders (http/http.h tells).
  *
@@ -39,8 +40,7 @@
 
 enum {
     ACCEPT_QUIET_SECONDS = 3,           /* failures to accept are said once, until it went well for so long */
-    LINGER_BYTES_MAX = 1024 * 1024,     /* what a client may still send after our last word */
-    LINGER_SECONDS = 2,
+    LINGER_SECONDS = 2,                 /* for a client that still sends after our last word */
     STOP_SECONDS = 5                    /* what replies under way get to finish when the server is stopped */
 };
 static const uint64_t SECOND_NS = UINT64_C(1000000000);
@@ -50,12 +50,11 @@ static const uint64_t SECOND_NS = UINT64_C(1000000000);
 struct connection {
     struct connection *next, *previous;
     kolo_tcp stream;
-    kolo_timer deadline;   /* for a request that has begun, or for lingering; 0 while neither */
+    kolo_timer deadline;   /* for a request that has begun; else 0 */
     unsigned char *held;   /* input whose turn has not come; NULL when there is none */
     size_t held_length, held_capacity;
     size_t scanned;        /* how much of an unfinished request has been looked at */
     size_t body_left;      /* of a request's body that is thrown away */
-    size_t lingered;       /* bytes thrown away after our last word */
     char *page;            /* the listing that is being sent; the stream reads from it until on_page_sent */
     struct lookup *lookup; /* what is asked for is being looked for */
     bool sending;          /* a file or a listing */
@@ -65,8 +64,7 @@ struct connection {
     bool blank_seen;       /* the one empty line that may stand before a request */
     bool close_after;      /* no further request is answered */
     bool peer_ended;       /* no further byte will come */
-    bool finishing;        /* our last word is said: half-closed once the queue has left, input is thrown away */
-    bool drained;          /* ... and it has left */
+    bool finishing;        /* our last word is said: closes once the queue has left and the client has ended */
 };
 
 static struct {
@@ -145,24 +143,8 @@ static void drop(struct connection *c)
     kolo_close(server.loop, c->stream); /* KOLO_EBADF when an error has closed it already */
 }
 
-static void on_drained(kolo_loop *loop, kolo_stream stream, int status, void *user)
-{
-    struct connection *c = user;
-    (void)stream;
-    if (status < 0) {
-        drop(c); /* the connection is broken or, with KOLO_ECANCELED, closing already */
-        return;
-    }
-    c->drained = true;
-    /* Closing while the client still sends would reset the connection, and our last reply could be lost with it. So its
-     * end is awaited, for a while. */
-    if (c->peer_ended || server.stopping)
-        kolo_close(loop, c->stream);
-    else
-        arm_deadline(c, LINGER_SECONDS * SECOND_NS);
-}
-
-/* Ends a connection in order: what is queued leaves, then our end is closed, then the peer's end is awaited. */
+/* Ends a connection in order: what is queued leaves, then our end is closed, then the peer's end is awaited for a while.
+ * (Closing while the client still sends would reset the connection, and our last reply could be lost with it.) */
 static void finish(struct connection *c)
 {
     if (c->finishing)
@@ -170,9 +152,8 @@ static void finish(struct connection *c)
     c->finishing = true;
     disarm_deadline(c);
     release_held(c);
-    if (kolo_stream_shutdown(server.loop, c->stream, on_drained, c) < 0
-        || kolo_stream_set_timeouts(server.loop, c->stream, 0, server.idle_ns) < 0
-        || (c->read_paused && kolo_stream_read_start(server.loop, c->stream) < 0))
+    if (kolo_stream_finish(server.loop, c->stream, server.stopping ? 0 : LINGER_SECONDS * SECOND_NS) < 0
+        || kolo_stream_set_timeouts(server.loop, c->stream, 0, server.idle_ns) < 0)
         drop(c);
 }
 
@@ -701,12 +682,6 @@ static void on_data(kolo_loop *loop, kolo_stream stream, const uint8_t *data, si
     struct connection *c = user;
     (void)loop;
     (void)stream;
-    if (c->finishing) {
-        c->lingered += length;
-        if (c->lingered > LINGER_BYTES_MAX)
-            drop(c);
-        return;
-    }
     if (c->held_length == 0) { /* the usual case: answered right from the loop's buffer */
         size_t used = consume(c, (const char *)data, length);
         data += used;
@@ -722,11 +697,10 @@ static void on_data(kolo_loop *loop, kolo_stream stream, const uint8_t *data, si
 static void on_end(kolo_loop *loop, kolo_stream stream, void *user)
 {
     struct connection *c = user;
+    (void)loop;
+    (void)stream;
     c->peer_ended = true;
-    if (c->drained)
-        kolo_close(loop, stream);
-    else
-        settle(c); /* a client may half-close and wait for its replies */
+    settle(c); /* a client may half-close and wait for its replies */
 }
 
 static void on_drain(kolo_loop *loop, kolo_stream stream, void *user)
@@ -750,17 +724,13 @@ static void on_timeout(kolo_loop *loop, kolo_stream stream, int which, void *use
         finish(c);
 }
 
-/* A request did not come whole in its time, or the client did not end after our last word. */
+/* A request did not come whole in its time. */
 static void on_deadline(kolo_loop *loop, kolo_timer timer, void *user)
 {
     struct connection *c = user;
     struct request unknown;
     (void)loop;
     (void)timer;
-    if (c->finishing) {
-        drop(c);
-        return;
-    }
     c->close_after = true;
     memset(&unknown, 0, sizeof unknown);
     if (c->body_left == 0) /* else it has its reply already */
@@ -863,8 +833,8 @@ static void on_signal(kolo_loop *loop, kolo_signal signal_handle, int number, vo
     size_t busy_count = 0;
     for (struct connection *c = server.connections; c != NULL; c = c->next) {
         c->close_after = true;
-        if (c->drained)
-            drop(c);
+        if (c->finishing)
+            kolo_stream_finish(loop, c->stream, 0); /* waits no longer than for what is queued */
         else if (!is_busy(c))
             finish(c);
         else

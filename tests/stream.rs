@@ -1200,6 +1200,84 @@ fn a_stream_holds_the_loop_while_it_reads() {
     });
 }
 
+// ---- finishing ----
+
+/// So much that a peer who sends it has not sent it all when it is answered.
+const MORE_THAN_ASKED: usize = 300_000;
+
+#[test]
+fn a_lingering_end_throws_away_what_comes_and_waits_for_the_peers() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let answer = |lp: &Loop, stream: Stream, _: &[u8]| {
+            stream.write(lp, b"no, thank you").unwrap();
+            let limit = Duration::from_secs(600);
+            stream.finish_lingering(lp, limit).unwrap();
+            assert_eq!(code(stream.write(lp, b"x")), Code::EPIPE);
+        };
+        let (ours, peer) = carried(&lp, Script::new(&log).on_data(answer));
+        let peer = std::thread::spawn(move || {
+            let (mut peer, mut answer) = (peer, Vec::new());
+            peer.set_nonblocking(false).unwrap();
+            peer.write_all(&vec![b'x'; MORE_THAN_ASKED]).unwrap();
+            peer.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer, b"no, thank you");
+            // It is still heard, and not reset.
+            peer.write_all(b"y").unwrap();
+        });
+        run_until(&lp, || log.closed());
+        peer.join().unwrap();
+        assert_eq!(code(ours.queued(&lp)), Code::EBADF);
+        let events = log.without_data();
+        assert_eq!(events, [Event::Close], "no end and no error");
+        assert!(log.data().len() < MORE_THAN_ASKED, "only the first is told");
+    });
+}
+
+#[test]
+fn a_lingering_end_is_over_when_its_time_is() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let limit = ms(40);
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        let written = fill(&lp, ours);
+        ours.finish_lingering(&lp, limit).unwrap();
+        // Nothing counts before everything is sent.
+        run_for(&lp, limit * 2);
+        assert!(!log.closed());
+        let started = Instant::now();
+        assert_pattern(&read_from_peer(&lp, &peer, written), 0);
+        // What comes does not prolong it.
+        let mut sent = 0;
+        run_until(&lp, || {
+            sent += usize::from(peer.write_all(b"x").is_ok());
+            log.closed()
+        });
+        assert!(started.elapsed() >= limit, "early");
+        assert!(sent > 0);
+        assert_eq!(log.without_data().last(), Some(&Event::Close));
+        assert_eq!(log.count(&Event::End), 0);
+    });
+}
+
+#[test]
+fn a_lingering_end_of_a_stream_that_has_ended_is_none() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let (ours, mut peer) = carried(&lp, Script::new(&log).on_end(|_, _| ()));
+        peer.shutdown(std::net::Shutdown::Write).unwrap();
+        run_until(&lp, || log.count(&Event::End) == 1);
+        ours.write(&lp, b"last words").unwrap();
+        ours.finish_lingering(&lp, Duration::from_secs(600))
+            .unwrap();
+        run_until(&lp, || log.closed());
+        peer.set_nonblocking(false).unwrap();
+        let mut words = Vec::new();
+        peer.read_to_end(&mut words).unwrap();
+        assert_eq!(words, b"last words");
+    });
+}
+
 // ---- timeouts ----
 
 #[test]

@@ -476,6 +476,7 @@ static int call_write_cancel(kolo_loop *loop, kolo_handle handle) {
     int result = kolo_stream_write_cancel(loop, handle, 99);
     return result == KOLO_ENOENT ? KOLO_OK : result; /* the stream was right, there is no such write */
 }
+static int call_finish(kolo_loop *loop, kolo_handle handle) { return kolo_stream_finish(loop, handle, SECONDS(60)); }
 static int call_set_timeouts(kolo_loop *loop, kolo_handle handle) {
     return kolo_stream_set_timeouts(loop, handle, SECONDS(60), 0);
 }
@@ -900,6 +901,7 @@ static const handle_call handle_calls[] = {
     {"kolo_local_send_handle", KOLO_KIND_LOCAL, call_local_send_handle},
     {"kolo_pipe_descriptor", KOLO_KIND_PIPE, call_pipe_descriptor},
     {"kolo_stream_shutdown", ANY_STREAM, call_shutdown},
+    {"kolo_stream_finish", ANY_STREAM, call_finish},
     {"kolo_tcp_release", KOLO_KIND_TCP, call_release},
     {"kolo_local_release", KOLO_KIND_LOCAL, call_local_release},
     {"kolo_pipe_release", KOLO_KIND_PIPE, call_pipe_release},

@@ -360,6 +360,88 @@ TEST(an_empty_buffer_pauses_reading) {
     half_close(loop, &end);
 }
 
+/* ---- finishing ---- */
+
+static void count_close(kolo_loop *loop, kolo_handle handle, void *user) {
+    (void)loop, (void)handle;
+    ++*(int *)user;
+}
+
+static void finish_and_wait(kolo_loop *loop, const kolo_stream_handler *handler, void *user, uint64_t linger_ns,
+                            kolo_stream *out) {
+    half end;
+    int closed = 0;
+    char answer[8];
+    half_open(loop, &end);
+    kolo_stream stream = end.peer.stream;
+    if (out != NULL) *out = stream;
+    CHECK_OK(kolo_stream_attach(loop, stream, handler, user));
+    CHECK_OK(kolo_on_close(loop, stream, count_close, &closed));
+    CHECK_INT(kolo_stream_write(loop, stream, "bye", 3), 0);
+    CHECK_OK(kolo_stream_finish(loop, stream, linger_ns));
+    CHECK_ERROR(kolo_stream_write(loop, stream, "x", 1), KOLO_EPIPE);
+    run_some_turns(loop);
+    CHECK_INT(closed, linger_ns == 0);
+    CHECK_INT(SYSTEM(read(end.socket, answer, sizeof answer)), 3);
+    CHECK_INT(SYSTEM(read(end.socket, answer, sizeof answer)), 0);
+    if (linger_ns != 0) {
+        raw_write_all(end.socket, "what nobody wants", 17);
+        run_some_turns(loop);
+        CHECK_INT(closed, 0);
+        CHECK_OK(kolo_stream_finish(loop, stream, linger_ns)); /* again: as it was */
+        SYSTEM(shutdown(end.socket, SHUT_WR));
+        RUN_UNTIL(loop, closed == 1);
+    }
+    CHECK_ERROR(kolo_stream_finish(loop, stream, linger_ns), KOLO_EBADF);
+    raw_close(&end.socket);
+    run_to_end(loop);
+}
+
+TEST(finishing) {
+    kolo_stream_handler handler = peer_handler();
+    peer me;
+    memset(&me, 0, sizeof me);
+    me.loop = loop;
+    finish_and_wait(loop, &handler, &me, 0, &me.stream);
+    CHECK_INT(me.closed, 1);
+    CHECK_INT(me.ended + me.errors, 0);
+}
+
+TEST(finishing_with_a_linger) {
+    kolo_stream_handler handler = peer_handler();
+    peer me;
+    memset(&me, 0, sizeof me);
+    me.loop = loop;
+    finish_and_wait(loop, &handler, &me, SECONDS(600), &me.stream);
+    CHECK_INT(me.closed, 1);
+    CHECK_INT(me.ended + me.errors, 0);
+    CHECK_INT(me.received, 0); /* it was thrown away */
+}
+
+TEST(finishing_with_a_linger_asks_for_no_memory) {
+    kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;
+    own_buffers own;
+    memset(&own, 0, sizeof own);
+    own.give = 16;
+    handler.on_buffer = give_buffer;
+    handler.on_data = data_in_own_buffer;
+    finish_and_wait(loop, &handler, &own, SECONDS(600), NULL);
+    CHECK_INT(own.asked + own.data_calls, 0);
+}
+
+TEST(finishing_after_all_without_a_linger) {
+    half end;
+    int closed = 0;
+    half_open(loop, &end);
+    CHECK_OK(kolo_on_close(loop, end.peer.stream, count_close, &closed));
+    CHECK_OK(kolo_stream_finish(loop, end.peer.stream, SECONDS(600)));
+    run_some_turns(loop);
+    CHECK_INT(closed, 0);
+    CHECK_OK(kolo_stream_finish(loop, end.peer.stream, 0));
+    RUN_UNTIL(loop, closed == 1);
+    half_close(loop, &end);
+}
+
 /* ---- handlers ---- */
 
 TEST(another_handler_takes_over) {

@@ -11,6 +11,7 @@
 use std::ffi::{c_int, c_void};
 use std::mem::offset_of;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, write_optional, Out};
 use super::sized::{self, first_size, Versioned};
@@ -478,6 +479,31 @@ pub unsafe extern "C" fn kolo_stream_shutdown(
 ) -> c_int {
     with_loop(r#loop, |lp| {
         self::stream(stream)?.shutdown_with(&lp.inner, completion(done, user))
+    })
+}
+
+/// Closes the stream when everything queued is sent: the orderly end of a conversation. No more writes
+/// are taken; a write timeout bounds how long it may take.
+///
+/// A TCP connection that closes while the peer still sends is reset, and what the peer has not read by
+/// then may be lost to it. With `linger_ns` only our side ends when everything is sent (half-close).
+/// What still comes is thrown away, until the peer ends its side or that time is over, which counts
+/// from the end of ours. Then the stream closes. 0: it closes at once.
+///
+/// From the call on, with `linger_ns`, neither on_data nor on_end comes, nor a read timeout; and a
+/// connection that breaks after everything was sent is no error. on_close comes as ever. What the last
+/// call says counts.
+///
+/// Errors: the system's if reading cannot begin.
+#[no_mangle]
+pub unsafe extern "C" fn kolo_stream_finish(
+    r#loop: *mut kolo_loop,
+    stream: kolo_stream,
+    linger_ns: u64,
+) -> c_int {
+    with_loop(r#loop, |lp| {
+        let linger = Duration::from_nanos(linger_ns);
+        self::stream(stream)?.finish_lingering(&lp.inner, linger)
     })
 }
 

@@ -27,6 +27,7 @@ impl Loop {
             match state(&mut core.handles, id) {
                 // Descriptors may have come too, which the handler is told of first.
                 Ok(stream) if stream.source.state.contains(State::CONTROL) => (None, true),
+                Ok(stream) if stream.status.contains(Status::LINGERS) => (None, false),
                 Ok(stream) => {
                     stream.has_read(self, now);
                     (stream.handler.take(), false)
@@ -59,6 +60,11 @@ impl Loop {
 
     /// Bytes can be received into the memory that the handler names.
     pub(crate) fn stream_readable(&self, id: Id) {
+        let lingers = state(&mut self.core.borrow_mut().handles, id)
+            .is_ok_and(|stream| stream.status.contains(Status::LINGERS));
+        if lingers {
+            return self.throw_away(id);
+        }
         let outcome = self.tell(id, |lp, handler| {
             let memory = handler.memory(lp, Stream(id), RECEIVE_BUFFER);
             let Some(memory) = memory.filter(|memory| !memory.is_empty()) else {
@@ -80,6 +86,16 @@ impl Loop {
             Some(ReceiveInto::Ended) => self.stream_ended(id),
             Some(ReceiveInto::Failed(error)) => self.stream_failed(id, error),
             Some(ReceiveInto::Bytes(_) | ReceiveInto::Nothing) | None => {}
+        }
+    }
+
+    /// Receives what nobody wants any more.
+    fn throw_away(&self, id: Id) {
+        let mut memory = [0; 4 * 1024];
+        match self.receive_into(id, &mut memory).0 {
+            ReceiveInto::Ended => self.stream_ended(id),
+            ReceiveInto::Failed(error) => self.stream_failed(id, error),
+            ReceiveInto::Bytes(_) | ReceiveInto::Nothing => {}
         }
     }
 
@@ -106,13 +122,30 @@ impl Loop {
             };
             stream.status.insert(Status::ENDED);
             stream.status.remove(Status::READING);
+            if stream.is_finished() {
+                let _ = crate::event_loop::close(&mut core, id);
+                return;
+            }
+            let lingers = stream.status.contains(Status::LINGERS);
             refresh_active(&mut core, id);
+            if lingers {
+                return; // closes as soon as our side has ended, too
+            }
         }
         self.tell(id, |lp, handler| handler.on_end(lp, Stream(id)));
     }
 
     pub(crate) fn stream_failed(&self, id: Id, error: Error) {
-        fail(&mut self.core.borrow_mut(), id, error);
+        {
+            let mut core = self.core.borrow_mut();
+            let over = Status::LINGERS | Status::SHUT;
+            if state(&mut core.handles, id).is_ok_and(|stream| stream.status.contains(over)) {
+                // All had been said, and the peer has ended in its way.
+                let _ = crate::event_loop::close(&mut core, id);
+                return;
+            }
+            fail(&mut core, id, error);
+        }
         self.stream_events(id);
     }
 
@@ -229,7 +262,7 @@ impl Loop {
             .is_some_and(|writes| writes.has_finished());
         if more {
             defer(&mut core, id);
-        } else if stream.status.contains(Status::FINISHING | Status::SHUT) {
+        } else if stream.is_finished() {
             let _ = crate::event_loop::close(&mut core, id);
             return;
         } else {
@@ -297,6 +330,11 @@ impl Loop {
                 return; // its `on_error` is on the way
             }
             let which = stream.ran_out(now);
+            if which == Some(Timeout::Read) && stream.status.contains(Status::LINGERS) {
+                // The peer's end has not come in its time.
+                let _ = crate::event_loop::close(&mut core, id);
+                return;
+            }
             if let Some(which) = which {
                 // Counts anew from here, not from when this turn began.
                 let now = sys::monotonic_ns();
@@ -362,8 +400,11 @@ impl super::StreamState {
 
     /// When reading will have been idle for too long.
     fn read_deadline(&self) -> Option<u64> {
-        let counts = self.read_idle > 0 && self.status.contains(Status::READING);
-        counts.then(|| self.last_read.saturating_add(self.read_idle))
+        let counts = match self.status.contains(Status::LINGERS) {
+            true => self.status.contains(Status::SHUT), // from then on
+            false => self.status.contains(Status::READING),
+        };
+        (counts && self.read_idle > 0).then(|| self.last_read.saturating_add(self.read_idle))
     }
 
     /// When the peer will have taken nothing for too long.

@@ -276,11 +276,50 @@ impl Stream {
     /// Closes the stream when everything queued is sent: the orderly end of a conversation.
     /// No more writes are taken. A write-stall timeout bounds how long it may take.
     ///
+    /// A TCP connection that closes while the peer still sends is reset, and what the peer has not
+    /// read by then may be lost to it: where that can be, see [`Stream::finish_lingering`].
+    ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn finish(self, lp: &Loop) -> Result<()> {
         let mut core = lp.core()?;
         let stream = state(&mut core.handles, self.0)?;
         stream.status.insert(Status::FINISHING | Status::SHUTTING);
+        stream.status.remove(Status::LINGERS);
+        sending::settle(&mut core, self.0);
+        Ok(())
+    }
+
+    /// As [`Stream::finish`], but when everything is sent only this side ends (half-close). What still
+    /// comes is thrown away, until the peer ends its side or `linger` is over, which counts from the end
+    /// of ours. Then the stream closes. So a peer that sends more than it is asked for gets the last
+    /// reply whole.
+    ///
+    /// From the call on neither `on_data` nor `on_end` comes, nor a read timeout. A connection that
+    /// breaks after everything was sent is no error: the stream just closes. What the last call of
+    /// this or of [`Stream::finish`] says counts.
+    ///
+    /// Errors: [`Code::EBADF`] for a closed stream; those of the system when reading cannot begin.
+    pub fn finish_lingering(self, lp: &Loop, linger: Duration) -> Result<()> {
+        let linger = crate::timer::nanoseconds(linger);
+        if linger == 0 {
+            return self.finish(lp);
+        }
+        let mut core = lp.core()?;
+        let now = lp.fresh_clock(&mut core);
+        let stream = state(&mut core.handles, self.0)?;
+        let ended = stream
+            .status
+            .intersects(Status::ENDED | Status::FAILED | Status::LINGERS);
+        if !ended {
+            start_reading(&mut core, self.0)?;
+        }
+        let stream = state(&mut core.handles, self.0)?;
+        stream
+            .status
+            .insert(Status::FINISHING | Status::SHUTTING | Status::HALF_CLOSE | Status::LINGERS);
+        stream.source.state.remove(State::CONTROL);
+        // What counts is the time from the end of our side on.
+        (stream.read_idle, stream.last_read) = (linger, now);
         sending::settle(&mut core, self.0);
         Ok(())
     }
@@ -332,9 +371,10 @@ impl Stream {
         let mut core = lp.core()?;
         let now = lp.fresh_clock(&mut core);
         let stream = state(&mut core.handles, self.0)?;
-        stream.read_idle = read;
         stream.write_stall = write;
-        stream.last_read = now;
+        if !stream.status.contains(Status::LINGERS) {
+            (stream.read_idle, stream.last_read) = (read, now);
+        }
         if let Some(writes) = &mut stream.writes {
             writes.last_progress = now;
         }

@@ -8,6 +8,7 @@ use crate::driver::{AnyDriver, Driver, Object, State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred};
 use crate::handles::{Handles, Id};
+use crate::sys;
 
 /// Writes from this size on are sent at once instead of being gathered: gathering saves a system
 /// call of about a microsecond, and copying more than this costs as much.
@@ -269,6 +270,9 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     }
     if ends {
         stream.status.insert(Status::SHUT);
+        if stream.status.contains(Status::LINGERS) {
+            stream.last_read = sys::monotonic_ns();
+        }
         // A stream that is finishing is closed right after, which ends it as well. Not if its socket
         // is released before: who asked for the half-close itself has it then.
         let half_close = Status::FINISHING | Status::HALF_CLOSE;

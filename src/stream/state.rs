@@ -40,6 +40,8 @@ bitflags! {
         const HALF_CLOSE = 1 << 13;
         /// Carries bytes in one direction only: the other one has ended from the start.
         const ONE_WAY = 1 << 14;
+        /// Finishing, and then waits for the peer's end: what comes is thrown away.
+        const LINGERS = 1 << 15;
     }
 }
 
@@ -105,6 +107,12 @@ impl StreamState {
 
     pub fn into_last_words(self) -> (Option<Box<Writes>>, Option<Box<dyn StreamHandler>>) {
         (self.writes, self.handler)
+    }
+
+    /// Whether everything is sent that is to be, and the peer's end not awaited.
+    pub(super) fn is_finished(&self) -> bool {
+        self.status.contains(Status::FINISHING | Status::SHUT)
+            && self.status & (Status::LINGERS | Status::ENDED) != Status::LINGERS
     }
 
     pub(super) fn writes(&mut self) -> &mut Writes {
