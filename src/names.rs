@@ -179,7 +179,7 @@ impl Lookup {
         Ok(resolved)
     }
 
-    /// What came home.
+    /// What a request's job brought.
     pub fn outcome(home: Result<Box<Lookup>>) -> Result<Resolved> {
         home.and_then(|lookup| lookup.found.unwrap_or(Err(Code::EPANIC.into())))
     }

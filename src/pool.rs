@@ -230,7 +230,7 @@ thread_local! {
     static WORKER: Cell<u64> = const { Cell::new(0) };
 }
 
-/// Work for a pool's thread. It comes home when it has run.
+/// Work for a pool's thread. It goes back to its loop when it has run.
 pub(crate) trait Job: Any + Send {
     fn run(&mut self);
 
@@ -318,7 +318,7 @@ impl Ticket {
     }
 }
 
-/// A job that comes home; with an error if it unwound.
+/// A job on its way back to its loop; with an error if it panicked.
 pub(crate) struct Finished {
     pub id: Id,
     pub outcome: std::result::Result<Box<dyn Job>, (Code, Box<dyn Job>)>,

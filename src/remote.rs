@@ -83,8 +83,8 @@ pub(crate) struct Mailbox {
     /// The loop is gone, or going.
     ended: AtomicBool,
     posts: Mutex<Posts>,
-    /// A job came home: for a loop that is being dropped and waits for nothing else.
-    came_home: Condvar,
+    /// A job is done: for a loop that is being dropped and waits for nothing else.
+    job_done: Condvar,
     /// Posts in the queue, to be read without the lock.
     waiting: AtomicUsize,
     /// Posts that the loop has taken over and not run yet. Only its thread writes it.
@@ -97,7 +97,7 @@ struct Posts {
     queue: VecDeque<Posted>,
     /// Wakers whose callback is due.
     woken: Vec<Id>,
-    /// Jobs that came home.
+    /// Jobs that are done.
     finished: Vec<Finished>,
     /// Nobody waits for such any more.
     closed_to_finished: bool,
@@ -120,7 +120,7 @@ impl Mailbox {
                 finished: Vec::new(),
                 closed_to_finished: false,
             }),
-            came_home: Condvar::new(),
+            job_done: Condvar::new(),
             waiting: AtomicUsize::new(0),
             taken: AtomicUsize::new(0),
             waker: RwLock::new(waker),
@@ -210,21 +210,21 @@ impl Mailbox {
         }
         posts.finished.push(finished);
         drop(posts);
-        self.came_home.notify_one();
+        self.job_done.notify_one();
         self.wake();
     }
 
-    /// The jobs that came home, waiting for at least one.
+    /// The jobs that are done, waiting for at least one.
     pub fn await_finished(&self) -> Vec<Finished> {
         let mut posts = self.posts();
         while posts.finished.is_empty() {
-            let waited = self.came_home.wait(posts);
+            let waited = self.job_done.wait(posts);
             posts = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         }
         std::mem::take(&mut posts.finished)
     }
 
-    /// From now on what comes home is dropped where it comes from; what had come.
+    /// From now on a job that is done is dropped by its thread. Those that were done before.
     pub fn close_to_finished(&self) -> Vec<Finished> {
         let mut posts = self.posts();
         posts.closed_to_finished = true;
@@ -473,7 +473,7 @@ impl Loop {
             let events = woken.into_iter().map(crate::event_loop::Deferred::Waker);
             core.deferred.extend(events);
             for finished in finished {
-                crate::request::came_home(&mut core, finished);
+                crate::request::job_done(&mut core, finished);
             }
         }
         loop {

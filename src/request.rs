@@ -1,6 +1,6 @@
 //! Requests: work that is done elsewhere, once, and whose outcome is told on the loop.
 //!
-//! A request is a handle that ends by itself. Its job travels to a thread of the [pool](crate::pool) and comes home
+//! A request is a handle that ends by itself. Its job goes to a thread of the [pool](crate::pool) and back
 //! through the loop's mailbox; then its `done` is called, once, and the number is dead. What is taken back, or given up,
 //! is told in the same way, never inside the call that causes it.
 
@@ -14,7 +14,7 @@ use crate::handles::{Body, Flags, Id};
 use crate::pool::{Finished, Job, Pool, Ticket, WorkClass};
 use crate::timers::TimerKey;
 
-/// What a request's outcome is handed to: the job as it came home.
+/// What a request's outcome is handed to: the job after it has run.
 pub(crate) type Done = Box<dyn FnOnce(&Loop, Request, Result<Box<dyn Any>>)>;
 
 /// Whether a request may end while a thread is still at its job.
@@ -23,7 +23,7 @@ pub(crate) enum Hold {
     /// The job uses memory that was lent for it, or changes what its user must know of: the request lasts until the job
     /// is done.
     UntilDone,
-    /// All that the job has is its own: it can be left to itself, and what it brings home is dropped.
+    /// All that the job has is its own: it can be left to itself, and its result is dropped.
     #[cfg_attr(not(feature = "dns"), allow(dead_code))]
     MayAbandon,
 }
@@ -62,8 +62,8 @@ impl RequestState {
         }
     }
 
-    /// What a closed request's user is still to hear, and what is to be dropped outside of the loop's borrow.
-    pub fn into_last_words(self) -> (Option<Done>, Box<dyn Any>) {
+    /// The callback that a closed request still owes, and what is to be dropped outside of the loop's borrow.
+    pub fn into_final_callbacks(self) -> (Option<Done>, Box<dyn Any>) {
         (self.done, Box::new(self.stage))
     }
 }
@@ -142,8 +142,8 @@ fn over(core: &mut Core, id: Id) {
     core.deferred.push_back(Deferred::Request(id));
 }
 
-/// A job came home.
-pub(crate) fn came_home(core: &mut Core, finished: Finished) {
+/// A job is done, and back on the loop.
+pub(crate) fn job_done(core: &mut Core, finished: Finished) {
     let Finished { id, outcome } = finished;
     let (outcome, spoilt): (Result<Box<dyn Any>>, _) = match outcome {
         Ok(job) => (Ok(job), None),
@@ -258,7 +258,7 @@ impl Loop {
             result: None,
         };
         self.submit(class, call, Hold::UntilDone, |lp, _, outcome| {
-            // A call that came home without a panic has its result.
+            // A call that did not panic has its result.
             let result = outcome.and_then(|call| call.result.ok_or(Code::EPANIC.into()));
             done(lp, result)
         })
@@ -305,7 +305,7 @@ impl Loop {
         outcome: Result<T>,
         done: impl FnOnce(&Loop, Request, Result<T>) + 'static,
     ) -> Result<Request> {
-        // The outcome stands beside the function, in the same memory; nothing comes home.
+        // The outcome stands beside the function, in the same memory; there is no job.
         let home: Result<Box<dyn Any>> = Ok(Box::new(()));
         let done = move |lp: &Loop, request: Request, home: Result<Box<()>>| {
             done(lp, request, home.and(outcome));
@@ -324,7 +324,7 @@ impl Loop {
         done: impl FnOnce(&Loop, Request, Result<Box<J>>) + 'static,
     ) -> Result<Id> {
         let done: Done = Box::new(move |lp, request, outcome| {
-            // It is the type that was submitted: jobs come home to their own request.
+            // It is the type that was submitted: jobs go back to their own request.
             let typed = outcome.and_then(|job| job.downcast().map_err(|_| Code::EPANIC.into()));
             done(lp, request, typed)
         });
@@ -357,7 +357,7 @@ impl Loop {
         let (request, on_close) = {
             let core = &mut *self.core.borrow_mut();
             if state(core, id).is_err() {
-                return; // closed meanwhile: its last words tell
+                return; // closed meanwhile: its final callback tells
             }
             let Some(entry) = core.handles.remove(id) else {
                 return;

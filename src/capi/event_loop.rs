@@ -8,7 +8,7 @@
 //! 4. the loop waits, unless something is at hand;
 //! 5. what came is handed out, then posted functions and wakers run, then what these deferred;
 //! 6. check hooks run;
-//! 7. closed handles hear their last.
+//! 7. the closing callbacks of closed handles run.
 //!
 //! A loop is alive, and kolo_loop_run goes on, as long as there is an active handle with its
 //! reference (see kolo_unref), a handle that is closing, or a deferred or posted function. One turn

@@ -19,7 +19,7 @@ use crate::timers::TimerKey;
 
 pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
 
-/// The last words to a closed handle's user, one callback each.
+/// The final callbacks of closed handles, one each.
 pub(crate) enum Final {
     Writes(Id, Box<Writes>),
     Stream(Id, Box<dyn StreamHandler>),
@@ -76,7 +76,7 @@ impl Loop {
             while let Some(id) = core.closing.pop_front() {
                 if let Some(entry) = core.handles.remove(id) {
                     let callback = entry.flags.contains(Flags::CLOSE_CALLBACK);
-                    last_words(&mut core, id, entry.body);
+                    queue_final_callbacks(&mut core, id, entry.body);
                     let callback = callback.then(|| core.close_callbacks.remove(&id)).flatten();
                     core.finals
                         .extend(callback.map(|callback| Final::Callback(id, callback)));
@@ -102,7 +102,7 @@ impl Loop {
                     self.callback(Some(id), |lp| handler.on_close(lp, crate::UdpSocket(id)));
                 }
                 Some(Final::Request(id, request)) => {
-                    let (done, rest) = request.into_last_words();
+                    let (done, rest) = request.into_final_callbacks();
                     drop(rest);
                     if let Some(done) = done {
                         let canceled = Err(Code::ECANCELED.into());
@@ -171,10 +171,10 @@ impl Loop {
     fn await_lingering(&self) {
         while self.core.borrow().lingering > 0 {
             for finished in self.mailbox.await_finished() {
-                request::came_home(&mut self.core.borrow_mut(), finished);
+                request::job_done(&mut self.core.borrow_mut(), finished);
             }
         }
-        // What was given up may still come home: nobody waits for it.
+        // Jobs that were given up may still end: nobody waits for what they bring.
         drop(self.mailbox.close_to_finished());
     }
 }
@@ -252,11 +252,11 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
     Ok(())
 }
 
-/// Queues what a closed handle's user is still to hear.
-fn last_words(core: &mut Core, id: Id, body: Body) {
+/// Queues the callbacks that a closed handle still owes.
+fn queue_final_callbacks(core: &mut Core, id: Id, body: Body) {
     match body {
         Body::Stream(stream) => {
-            let (writes, handler) = stream.into_last_words();
+            let (writes, handler) = stream.into_final_callbacks();
             core.finals
                 .extend(writes.map(|writes| Final::Writes(id, writes)));
             core.finals
@@ -270,7 +270,7 @@ fn last_words(core: &mut Core, id: Id, body: Body) {
         }
         #[cfg(feature = "net")]
         Body::Udp(udp) => {
-            let (queue, handler) = udp.into_last_words();
+            let (queue, handler) = udp.into_final_callbacks();
             core.finals
                 .extend(queue.map(|queue| Final::Datagrams(id, queue)));
             core.finals

@@ -9,7 +9,7 @@
 //! 5. what the wait brought is handed out, then posted functions and wakers run, then what these
 //!    deferred;
 //! 6. check hooks run;
-//! 7. closed handles hear their last;
+//! 7. the closing callbacks of closed handles run;
 //! 8. ([`RunMode::Once`]: timers that came due meanwhile fire.)
 //!
 //! Whatever is still to be handed out stands in a queue of the loop, never only on the stack, so

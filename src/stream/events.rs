@@ -352,10 +352,9 @@ impl Loop {
         }
     }
 
-    /// One of a closed stream's writes hears its last; the others stay in the queue of last
-    /// words.
+    /// Tells one of a closed stream's writes how it ended; the others stay in the queue.
     pub(crate) fn cancel_writes(&self, id: Id, mut writes: Box<Writes>) {
-        let Some((done, outcome)) = writes.next_last_word() else {
+        let Some((done, outcome)) = writes.next_final_callback() else {
             return;
         };
         self.core

@@ -105,7 +105,7 @@ impl StreamState {
         self.status.insert(Status::CONNECTING);
     }
 
-    pub fn into_last_words(self) -> (Option<Box<Writes>>, Option<Box<dyn StreamHandler>>) {
+    pub fn into_final_callbacks(self) -> (Option<Box<Writes>>, Option<Box<dyn StreamHandler>>) {
         (self.writes, self.handler)
     }
 

@@ -460,7 +460,7 @@ impl Writes {
 
     /// For a stream that is closed: one callback after the other, first those that ended, then
     /// those that never will.
-    pub fn next_last_word(&mut self) -> Option<(WriteCallback, Result<()>)> {
+    pub fn next_final_callback(&mut self) -> Option<(WriteCallback, Result<()>)> {
         if let Some(finished) = self.finished.pop_front() {
             return Some(finished);
         }

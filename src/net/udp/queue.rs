@@ -327,7 +327,7 @@ impl Queue {
 
     /// For a socket that is closed: one callback after the other, first those that ended, then
     /// those that never will.
-    pub(crate) fn next_last_word(&mut self) -> Option<(SendCallback, Result<()>)> {
+    pub(crate) fn next_final_callback(&mut self) -> Option<(SendCallback, Result<()>)> {
         if let Some(finished) = self.finished.pop_front() {
             return Some(finished);
         }

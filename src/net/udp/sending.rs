@@ -413,9 +413,9 @@ impl Loop {
         self.udp_events(id);
     }
 
-    /// One of a closed socket's sends hears its last; the others stay in the queue of last words.
+    /// Tells one of a closed socket's sends how it ended; the others stay in the queue.
     pub(crate) fn cancel_datagrams(&self, id: Id, mut queue: Box<super::queue::Queue>) {
-        let Some((done, outcome)) = queue.next_last_word() else {
+        let Some((done, outcome)) = queue.next_final_callback() else {
             return;
         };
         let rest = crate::event_loop::Final::Datagrams(id, queue);

@@ -65,7 +65,7 @@ pub(super) fn slot(body: &mut Body) -> Option<&mut Option<Box<dyn UdpHandler>>> 
 }
 
 impl UdpState {
-    pub fn into_last_words(self) -> (Option<Box<Queue>>, Option<Box<dyn UdpHandler>>) {
+    pub fn into_final_callbacks(self) -> (Option<Box<Queue>>, Option<Box<dyn UdpHandler>>) {
         (self.queue, self.handler)
     }
 
