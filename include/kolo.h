@@ -544,7 +544,7 @@ uint32_t kolo_features(void);
  * 4. the loop waits, unless something is at hand;
  * 5. what came is handed out, then posted functions and wakers run, then what these deferred;
  * 6. check hooks run;
- * 7. closed handles hear their last.
+ * 7. the closing callbacks of closed handles run.
  *
  * A loop is alive, and kolo_loop_run goes on, as long as there is an active handle with its
  * reference (see kolo_unref), a handle that is closing, or a deferred or posted function. One turn
@@ -1874,6 +1874,25 @@ int kolo_stream_write_cancel(kolo_loop *loop, kolo_stream stream, uint64_t write
  * Errors: KOLO_EALREADY the second time; KOLO_ENOTCONN if the connection broke.
  */
 int kolo_stream_shutdown(kolo_loop *loop, kolo_stream stream, kolo_write_cb done, void *user);
+
+/**
+ * Closes the stream when everything queued is sent: the orderly end of a conversation. No more writes
+ * are taken; a write timeout bounds how long it may take.
+ *
+ * A TCP connection that closes while the peer still sends is reset, and what the peer has not read by
+ * then may be lost to it. With `linger_ns` only our side ends when everything is sent (half-close).
+ * What still comes is thrown away, until the peer ends its side or that time is over, which counts
+ * from the end of ours. Then the stream closes. 0: it closes at once.
+ *
+ * From the call on, with `linger_ns`, neither on_data nor on_end comes, nor a read timeout; and a
+ * connection that breaks after everything was sent is no error. on_close comes as ever. What the last
+ * call says counts.
+ *
+ * Errors: the system's if reading cannot begin.
+ */
+int kolo_stream_finish(kolo_loop *loop,
+                       kolo_stream stream,
+                       uint64_t linger_ns);
 
 /**
  * Sets the timeouts, in nanoseconds; 0 for none, as at first. `read_idle_ns`: how long nothing may
