@@ -436,9 +436,18 @@ impl Body {
 }
 
 impl Sources for Handles {
-    #[inline]
+    type Stream = StreamState;
+
     fn source(&mut self, id: Id) -> Option<&mut Source> {
         self.get_mut(id).ok()?.body.source()
+    }
+
+    #[inline]
+    fn stream(&mut self, id: Id) -> Option<&mut StreamState> {
+        match &mut self.get_mut(id).ok()?.body {
+            Body::Stream(stream) => Some(stream),
+            _ => None,
+        }
     }
 }
 

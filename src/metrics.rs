@@ -79,6 +79,12 @@ impl Meter {
         add(&self.events, 1);
     }
 
+    /// Whether the time of callbacks is of interest to anybody.
+    #[inline]
+    pub fn times_callbacks(&self) -> bool {
+        self.times_callbacks
+    }
+
     /// The time, if the callback's end is to be compared with it.
     #[inline]
     pub fn callback_begins(&self) -> Option<u64> {

@@ -13,7 +13,9 @@ use std::mem::offset_of;
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::boundary::{c_bool, id, number, pointer, slice, status, with_loop, write_optional, Out};
+use super::boundary::{
+    c_bool, checked, guard, id, number, pointer, slice, status, with_loop, write_optional, Out,
+};
 use super::sized::{self, first_size, Versioned};
 use super::tables::Table;
 use super::types::{kolo_loop, kolo_stream};
@@ -395,7 +397,9 @@ pub unsafe extern "C" fn kolo_stream_write(
     data: *const c_void,
     length: usize,
 ) -> c_int {
-    with_loop(r#loop, |lp| {
+    // Whether this is a forked child, the write asks itself.
+    guard(|| {
+        let lp = checked(r#loop)?;
         // SAFETY: the caller's memory, as the header asks for it.
         let data = unsafe { slice(data.cast::<u8>(), length)? };
         self::stream(stream)?.write(&lp.inner, data)

@@ -8,8 +8,9 @@
 //! ready; a completion driver hands the call to the kernel. Nothing above knows which.
 //!
 //! 1. The loop calls [`Driver::wait`] once a turn, then [`Driver::next`] until it gives `None`.
-//!    All that is not yet handed out stays inside the driver, so a panic in a callback between
-//!    two calls loses nothing.
+//!    Before each it may call [`Driver::next_received`], which has a short way for what nearly
+//!    all completions are. All that is not yet handed out stays inside the driver, so a panic in
+//!    a callback between two calls loses nothing.
 //! 2. A completion is only made for a live source: the driver asks [`Sources`] for it by `Id`,
 //!    and an `Id` whose handle is closed is not found, whatever the kernel still reports.
 //! 3. Receiving and accepting go on until stopped ("multishot"); connecting and sending end
@@ -20,9 +21,10 @@
 //!    `rest`; what that does not take comes back with a [`Completion::Unsent`] before anything
 //!    else in that turn, or by [`Driver::take_unsent`], which is to be asked before a stream is
 //!    said to have sent everything. A [`Completion::Sent`] follows that too.
-//! 5. Received bytes stand in the driver's own memory ([`Received`]), which the caller gives
-//!    back with [`Driver::recycle`]; or, for a source that receives into its owner's memory, a
-//!    [`Completion::Readable`] asks for [`Driver::receive_into`].
+//! 5. Received bytes ([`Received`]) stand in the [`Buffer`] that the caller lends to `next`, until
+//!    it asks for more; or in the driver's own memory, until the caller drops them; or, for a
+//!    source that receives into its owner's memory, a [`Completion::Readable`] asks for
+//!    [`Driver::receive_into`].
 //!    For a source that takes descriptors ([`State::CONTROL`]), those that came with the bytes are
 //!    asked for with [`Driver::take_passed`] before anything else is asked of the driver.
 //! 6. One turn is bounded: at most `events` completions are collected by a wait, at most
@@ -287,13 +289,17 @@ impl Source {
 
 /// Where a driver finds the source of a live handle.
 pub(crate) trait Sources {
+    /// A stream, of which the driver knows nothing but its source.
+    type Stream: AsMut<Source>;
+
     fn source(&mut self, id: Id) -> Option<&mut Source>;
+    fn stream(&mut self, id: Id) -> Option<&mut Self::Stream>;
 }
 
-/// Bytes that the driver received, in the driver's own memory.
+/// Bytes that the driver received.
 pub(crate) enum Received {
-    /// In what streams share.
-    Shared { memory: Box<Buffer>, length: usize },
+    /// So many, in the buffer that streams share.
+    Shared(usize),
     /// In a buffer that the kernel chose.
     #[cfg(kolo_uring)]
     Ring(uring::Piece),
@@ -302,14 +308,27 @@ pub(crate) enum Received {
     Kept(Vec<u8>),
 }
 
-/// What streams share for receiving.
-pub(crate) type Buffer = [u8; RECEIVE_BUFFER];
+/// The buffer that streams share for receiving. It has no memory before something is received.
+#[derive(Default)]
+pub(crate) struct Buffer(Option<Box<[u8; RECEIVE_BUFFER]>>);
+
+impl Buffer {
+    #[inline]
+    pub fn memory(&mut self) -> &mut [u8; RECEIVE_BUFFER] {
+        #[cold]
+        fn new() -> Box<[u8; RECEIVE_BUFFER]> {
+            Box::new([0; RECEIVE_BUFFER])
+        }
+        self.0.get_or_insert_with(new)
+    }
+}
 
 impl Received {
+    /// The bytes, with the buffer that was lent for them.
     #[inline]
-    pub fn bytes(&self) -> &[u8] {
+    pub fn bytes<'a>(&'a self, buffer: &'a Buffer) -> &'a [u8] {
         match self {
-            Received::Shared { memory, length } => &memory[..*length],
+            Received::Shared(length) => buffer.0.as_ref().map_or(&[], |it| &it[..*length]),
             #[cfg(kolo_uring)]
             Received::Ring(piece) => piece.bytes(),
             #[cfg(kolo_uring)]
@@ -371,7 +390,16 @@ pub(crate) trait Driver {
     /// without limit).
     fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<()>;
     /// The next completion of this turn.
-    fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion>;
+    fn next<S: Sources>(&mut self, sources: &mut S, buffer: &mut Buffer) -> Option<Completion>;
+    /// The next completion if it is bytes in `buffer`, for a stream that is given together with
+    /// them, so that it need not be looked for again. `None` says nothing about what there is.
+    fn next_received<'s, 'b, S: Sources>(
+        &mut self,
+        _sources: &'s mut S,
+        _buffer: &'b mut Buffer,
+    ) -> Option<(Id, &'s mut S::Stream, &'b [u8])> {
+        None
+    }
     /// Whether completions are at hand, so that the next wait must not block.
     fn has_more(&self) -> bool;
     /// No `wait` follows for now: all that was asked for reaches the kernel.
@@ -381,13 +409,12 @@ pub(crate) trait Driver {
     fn receive_stop(&mut self, id: Id, source: &mut Source);
     /// Receives into the owner's memory, after a [`Completion::Readable`].
     fn receive_into(&mut self, id: Id, source: &mut Source, memory: &mut [u8]) -> ReceiveInto;
-    fn recycle(&mut self, received: Received);
     /// Whether bytes of the source, or its end, have come and are still to be handed out.
     fn untold(&mut self, _id: Id) -> bool {
         false
     }
 
-    /// Hands bytes back that nobody could be told of: they come again.
+    /// Hands bytes back that nobody could be told of: they come again, with the next completion.
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
     fn give_back(&mut self, id: Id, received: Received);
     /// The descriptors that came with the bytes received last.
@@ -491,6 +518,7 @@ pub(crate) enum ReceiveInto {
 
 /// The driver of a loop: one of those that this system has, chosen when the loop is made. An
 /// enumeration and not a trait object, so that the way of each message has no indirect call.
+#[repr(u8)] // a plain number to tell them apart by
 pub(crate) enum AnyDriver {
     #[cfg(target_os = "linux")]
     Epoll(readiness::Readiness<epoll::Epoll>),
@@ -559,9 +587,17 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.wait(timeout_ns, now_ns))
     }
 
-    #[inline]
-    fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion> {
-        either!(self, driver => driver.next(sources))
+    fn next<S: Sources>(&mut self, sources: &mut S, buffer: &mut Buffer) -> Option<Completion> {
+        either!(self, driver => driver.next(sources, buffer))
+    }
+
+    #[inline(always)]
+    fn next_received<'s, 'b, S: Sources>(
+        &mut self,
+        sources: &'s mut S,
+        buffer: &'b mut Buffer,
+    ) -> Option<(Id, &'s mut S::Stream, &'b [u8])> {
+        either!(self, driver => driver.next_received(sources, buffer))
     }
 
     fn has_more(&self) -> bool {
@@ -584,16 +620,11 @@ impl Driver for AnyDriver {
         either!(self, driver => driver.receive_into(id, source, memory))
     }
 
-    #[inline]
-    fn recycle(&mut self, received: Received) {
-        either!(self, driver => driver.recycle(received))
-    }
-
     fn untold(&mut self, id: Id) -> bool {
         either!(self, driver => driver.untold(id))
     }
 
-    #[inline]
+    #[inline(always)]
     fn send_copied(
         &mut self,
         id: Id,

@@ -33,42 +33,69 @@ impl Loop {
         &self,
         id: Id,
         lent: Option<T>,
-        slot: impl Fn(&mut Body) -> Option<&mut Option<T>>,
+        slot: impl Fn(&mut Body) -> Option<&mut Option<T>> + Copy,
         run: impl FnOnce(&Loop, &mut T) -> R,
     ) -> Option<R> {
-        struct Lent<'a, T, S: Fn(&mut Body) -> Option<&mut Option<T>>> {
+        let what = lent?;
+        let started = self.enter_callback();
+        let (result, what) = self.run_lent(id, what, slot, run)?;
+        self.give_back(id, what, slot);
+        if let Some(started) = started {
+            self.meter.callback_ended(self, Some(id), started);
+        }
+        Some(result)
+    }
+
+    /// Runs a callback that was taken out of its handle. The caller puts it back; when it
+    /// unwinds, that is done here.
+    #[inline(always)]
+    pub(crate) fn run_lent<T, R>(
+        &self,
+        id: Id,
+        what: T,
+        slot: impl Fn(&mut Body) -> Option<&mut Option<T>> + Copy,
+        run: impl FnOnce(&Loop, &mut T) -> R,
+    ) -> Option<(R, T)> {
+        struct Unwinding<'a, T, S: Fn(&mut Body) -> Option<&mut Option<T>> + Copy> {
             lp: &'a Loop,
             id: Id,
             what: Option<T>,
             slot: S,
         }
-        impl<T, S: Fn(&mut Body) -> Option<&mut Option<T>>> Drop for Lent<'_, T, S> {
-            #[inline]
+        impl<T, S: Fn(&mut Body) -> Option<&mut Option<T>> + Copy> Drop for Unwinding<'_, T, S> {
+            #[cold]
             fn drop(&mut self) {
-                let mut core = self.lp.leave_callback();
-                if let Some(entry) = core.handles.any_mut(self.id) {
-                    if let Some(home @ None) = (self.slot)(&mut entry.body) {
-                        *home = self.what.take();
-                    }
+                if let Some(what) = self.what.take() {
+                    self.lp.give_back(self.id, what, self.slot);
                 }
-                // What is left is dropped after the borrow has ended: the user's destructor may
-                // call the loop.
             }
         }
-        let what = lent?;
-        let started = self.enter_callback();
-        let mut lent = Lent {
+        let mut unwinding = Unwinding {
             lp: self,
             id,
             what: Some(what),
             slot,
         };
-        let result = lent.what.as_mut().map(|what| run(self, what));
-        drop(lent);
-        if let Some(started) = started {
-            self.meter.callback_ended(self, Some(id), started);
+        let result = unwinding.what.as_mut().map(|what| run(self, what))?;
+        let what = unwinding.what.take()?;
+        std::mem::forget(unwinding);
+        Some((result, what))
+    }
+
+    /// After a callback that was taken out of its handle.
+    #[inline]
+    fn give_back<T>(&self, id: Id, what: T, slot: impl Fn(&mut Body) -> Option<&mut Option<T>>) {
+        let mut what = Some(what);
+        let mut core = self.leave_callback();
+        if let Some(entry) = core.handles.any_mut(id) {
+            if let Some(home @ None) = slot(&mut entry.body) {
+                *home = what.take();
+            }
         }
-        result
+        // What is left is dropped after the borrow has ended: the user's destructor may call the
+        // loop.
+        drop(core);
+        drop(what);
     }
 
     /// Before a callback: the time, if it is to be measured.
@@ -82,12 +109,18 @@ impl Loop {
     /// After a callback: what it wrote goes to the kernel.
     #[inline]
     pub(crate) fn leave_callback(&self) -> RefMut<'_, Core> {
-        self.in_callback.set(false);
-        self.clock_stale.set(true);
-        let mut core = self.core.borrow_mut();
+        let mut core = self.after_callback();
         if let Some(owner) = core.gathered.owner() {
             crate::stream::flush(&mut core, owner);
         }
         core
+    }
+
+    /// After a callback. What it wrote is still to go to the kernel.
+    #[inline]
+    pub(crate) fn after_callback(&self) -> RefMut<'_, Core> {
+        self.in_callback.set(false);
+        self.clock_stale.set(true);
+        self.core.borrow_mut()
     }
 }

@@ -30,7 +30,7 @@ pub(crate) use closing::{close, Final};
 pub use task::Task;
 pub(crate) use task::{Posted, Queued};
 
-use crate::driver::{AnyDriver, Driver};
+use crate::driver::{AnyDriver, Buffer, Driver};
 use crate::error::{Code, Result};
 use crate::handles::{Body, Handles, Id};
 use crate::metrics::Meter;
@@ -134,6 +134,8 @@ pub(crate) struct Core {
 /// Any number of loops may live in a process and in a thread.
 pub struct Loop {
     pub(crate) core: RefCell<Core>,
+    /// What streams share for receiving: borrowed while completions are handed out.
+    buffer: RefCell<Buffer>,
     pub(crate) mailbox: Arc<Mailbox>,
     pub(crate) meter: Meter,
     /// The clock was last read before the callback that runs now.
@@ -199,6 +201,7 @@ impl Loop {
                 now,
                 ending: false,
             }),
+            buffer: RefCell::default(),
             mailbox,
             meter: Meter::new(options.measure_time, options.slow_callback),
             clock_stale: Cell::new(true),

@@ -1,7 +1,7 @@
 //! One turn: the phases, in their order.
 
 use super::{Core, Deferred, Loop, RunMode};
-use crate::driver::{Completion, Driver};
+use crate::driver::{Buffer, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::handles::{Id, Kind};
 use crate::hook::HookKind;
@@ -155,42 +155,58 @@ impl Loop {
     }
 
     fn run_completions(&self) {
+        // Stays borrowed: callbacks see bytes in it. A loop does not run inside its own callbacks.
+        let mut buffer = self.buffer.borrow_mut();
         loop {
-            let next = {
-                let core = &mut *self.core.borrow_mut();
-                core.driver.next(&mut core.handles)
-            };
-            let Some(completion) = next else { return };
-            self.meter.event();
-            match completion {
-                Completion::Received(id, received) => self.stream_received(id, received),
-                Completion::Readable(id) => self.stream_readable(id),
-                Completion::Ended(id) => self.stream_ended(id),
-                Completion::ReceiveFailed(id, error) => self.receive_failed(id, error),
-                Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
-                Completion::Unsent(id, rest) => self.stream_unsent(id, rest),
-                #[cfg(feature = "net")]
-                Completion::Connected(id, outcome) => self.connected(id, outcome),
-                #[cfg(not(feature = "net"))]
-                Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
-                #[cfg(any(feature = "net", all(unix, feature = "local")))]
-                Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
-                #[cfg(any(feature = "net", all(unix, feature = "local")))]
-                Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
-                #[cfg(not(any(feature = "net", all(unix, feature = "local"))))]
-                Completion::Accepted(..) | Completion::AcceptFailed(..) => {} // nobody asks for it
-                #[cfg(feature = "net")]
-                Completion::Datagrams(id, batch) => self.udp_received(id, batch),
-                #[cfg(feature = "net")]
-                Completion::DatagramFailed(id, error, told) => self.udp_failed(id, error, told),
-                #[cfg(feature = "net")]
-                Completion::DatagramsSent(id) => self.udp_sent(id),
-                #[cfg(not(feature = "net"))]
-                Completion::Datagrams(..)
-                | Completion::DatagramFailed(..)
-                | Completion::DatagramsSent(_) => {}
-                Completion::Polled(id, outcome) => self.polled(id, outcome),
+            let mut borrowed = self.core.borrow_mut();
+            let core = &mut *borrowed;
+            let received = core.driver.next_received(&mut core.handles, &mut buffer);
+            if let Some((id, stream, bytes)) = received {
+                self.meter.event();
+                if let Some(handler) = stream.receives(self, core.now) {
+                    drop(borrowed);
+                    self.tell_bytes(id, handler, bytes);
+                }
+                continue;
             }
+            let Some(completion) = core.driver.next(&mut core.handles, &mut buffer) else {
+                return;
+            };
+            self.meter.event();
+            drop(borrowed);
+            self.completed(completion, &buffer);
+        }
+    }
+
+    fn completed(&self, completion: Completion, buffer: &Buffer) {
+        match completion {
+            Completion::Received(id, received) => self.stream_received(id, received, buffer),
+            Completion::Readable(id) => self.stream_readable(id),
+            Completion::Ended(id) => self.stream_ended(id),
+            Completion::ReceiveFailed(id, error) => self.receive_failed(id, error),
+            Completion::Sent(id, outcome) => self.stream_sent(id, outcome),
+            Completion::Unsent(id, rest) => self.stream_unsent(id, rest),
+            #[cfg(feature = "net")]
+            Completion::Connected(id, outcome) => self.connected(id, outcome),
+            #[cfg(not(feature = "net"))]
+            Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
+            #[cfg(any(feature = "net", all(unix, feature = "local")))]
+            Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
+            #[cfg(any(feature = "net", all(unix, feature = "local")))]
+            Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
+            #[cfg(not(any(feature = "net", all(unix, feature = "local"))))]
+            Completion::Accepted(..) | Completion::AcceptFailed(..) => {} // nobody asks for it
+            #[cfg(feature = "net")]
+            Completion::Datagrams(id, batch) => self.udp_received(id, batch),
+            #[cfg(feature = "net")]
+            Completion::DatagramFailed(id, error, told) => self.udp_failed(id, error, told),
+            #[cfg(feature = "net")]
+            Completion::DatagramsSent(id) => self.udp_sent(id),
+            #[cfg(not(feature = "net"))]
+            Completion::Datagrams(..)
+            | Completion::DatagramFailed(..)
+            | Completion::DatagramsSent(_) => {}
+            Completion::Polled(id, outcome) => self.polled(id, outcome),
         }
     }
 

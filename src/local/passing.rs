@@ -11,7 +11,7 @@ use super::stream::{state, LocalStream};
 use crate::accept::listens;
 #[cfg(feature = "capi")]
 use crate::accept::BoxedAcceptor;
-use crate::driver::{Driver, Object, Received, Sources, State};
+use crate::driver::{Buffer, Driver, Object, Received, Sources, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Handles, Id, Kind};
@@ -319,7 +319,7 @@ impl Drop for Telling<'_> {
 
 impl Loop {
     /// Bytes came to a stream that takes descriptors: these are told of first.
-    pub(crate) fn stream_received_passed(&self, id: Id, received: Received) {
+    pub(crate) fn stream_received_passed(&self, id: Id, received: Received, buffer: &Buffer) {
         /// If the callback unwinds, the bytes come in the next run.
         struct Bytes<'a>(&'a Loop, Id, Option<Received>);
         impl Drop for Bytes<'_> {
@@ -341,7 +341,7 @@ impl Loop {
             return;
         };
         drop(bytes);
-        self.stream_bytes(id, received);
+        self.stream_bytes(id, received.bytes(buffer));
     }
 
     /// Bytes came into a handler's own memory, for a stream that takes descriptors; whether the

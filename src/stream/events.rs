@@ -1,11 +1,15 @@
 //! What happens to streams: completions, timeouts, and what is told of them.
 
-use super::sending::{defer, drain, fail, take_back};
-use super::{refresh_active, slot, state, Status, Stream, StreamHandler, Timeout, Writes};
-use crate::driver::{Driver, Interest, ReceiveInto, Received, State, RECEIVE_BUFFER};
+use std::cell::RefMut;
+
+use super::sending::{defer, drain, fail, flush, hand_over_gathered, sent_now, take_back};
+use super::{
+    refresh_active, slot, state, Status, Stream, StreamHandler, StreamState, Timeout, Writes,
+};
+use crate::driver::{Buffer, Driver, Interest, ReceiveInto, Received, State, RECEIVE_BUFFER};
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Final, Loop};
-use crate::handles::{Body, Id};
+use crate::handles::{Body, Handles, Id};
 use crate::sys;
 use crate::timers::TimerKey;
 
@@ -20,42 +24,77 @@ impl Loop {
         self.call_lent(id, handler, slot, tell)
     }
 
-    pub(crate) fn stream_received(&self, id: Id, received: Received) {
-        let (handler, _passed) = {
-            let core = &mut *self.core.borrow_mut();
-            let now = core.now;
-            match state(&mut core.handles, id) {
-                // Descriptors may have come too, which the handler is told of first.
-                Ok(stream) if stream.source.state.contains(State::CONTROL) => (None, true),
-                Ok(stream) if stream.status.contains(Status::LINGERS) => (None, false),
-                Ok(stream) => {
-                    stream.has_read(self, now);
-                    (stream.handler.take(), false)
-                }
-                Err(_) => (None, false),
-            }
+    /// Bytes came to the stream that this handler was taken out of. Afterwards the handler is back,
+    /// and what it wrote with the kernel.
+    ///
+    /// It does what [`Loop::call_lent`] does, in the way of every message: one look at the table of
+    /// handles serves the handler and what it wrote.
+    #[inline(always)]
+    pub(crate) fn tell_bytes(&self, id: Id, handler: Box<dyn StreamHandler>, bytes: &[u8]) {
+        let tell = |lp: &Loop, handler: &mut Box<dyn StreamHandler>| {
+            handler.on_data(lp, Stream(id), bytes);
         };
-        #[cfg(all(unix, feature = "local"))]
-        if _passed {
-            return self.stream_received_passed(id, received);
+        if self.meter.times_callbacks() {
+            self.call_lent(id, Some(handler), slot, tell);
+            return;
         }
-        self.call_lent(id, handler, slot, |lp, handler| {
-            handler.on_data(lp, Stream(id), received.bytes());
-        });
-        self.core.borrow_mut().driver.recycle(received);
+        self.enter_callback();
+        let Some(((), handler)) = self.run_lent(id, handler, slot, tell) else {
+            return;
+        };
+        let mut borrowed = self.after_callback();
+        let core = &mut *borrowed;
+        let Some(stream) = without_handler(&mut core.handles, id) else {
+            return self.drop_handler(borrowed, handler);
+        };
+        stream.handler = Some(handler);
+        match core.gathered.owner() {
+            None => {}
+            Some(owner) if owner == id && !core.gathered.bytes().is_empty() => {
+                let (driver, gathered) = (&mut core.driver, &mut core.gathered);
+                if let Some(outcome) = hand_over_gathered(stream, id, driver, gathered) {
+                    sent_now(core, id, &[], outcome);
+                }
+            }
+            Some(owner) => flush(core, owner),
+        }
     }
 
-    /// Tells of bytes that have come.
-    #[cfg(all(unix, feature = "local"))]
-    pub(crate) fn stream_bytes(&self, id: Id, received: Received) {
-        let now = self.core.borrow().now;
-        if let Ok(stream) = state(&mut self.core.borrow_mut().handles, id) {
-            stream.has_read(self, now);
+    /// After a callback whose handler cannot go back.
+    #[cold]
+    fn drop_handler(&self, core: RefMut<'_, Core>, handler: Box<dyn StreamHandler>) {
+        drop(core);
+        drop(self.leave_callback());
+        // Its destructor may call the loop.
+        drop(handler);
+    }
+
+    /// Bytes came, in whatever way.
+    pub(crate) fn stream_received(&self, id: Id, received: Received, buffer: &Buffer) {
+        #[cfg(all(unix, feature = "local"))]
+        if self.takes_descriptors(id) {
+            return self.stream_received_passed(id, received, buffer);
         }
-        self.tell(id, |lp, handler| {
-            handler.on_data(lp, Stream(id), received.bytes());
-        });
-        self.core.borrow_mut().driver.recycle(received);
+        self.stream_bytes(id, received.bytes(buffer));
+    }
+
+    /// Whether descriptors may come with the stream's bytes. The handler is told of them first.
+    #[cfg(all(unix, feature = "local"))]
+    fn takes_descriptors(&self, id: Id) -> bool {
+        state(&mut self.core.borrow_mut().handles, id)
+            .is_ok_and(|stream| stream.source.state.contains(State::CONTROL))
+    }
+
+    /// Tells of bytes that came.
+    pub(crate) fn stream_bytes(&self, id: Id, bytes: &[u8]) {
+        let handler = {
+            let core = &mut *self.core.borrow_mut();
+            let stream = state(&mut core.handles, id).ok();
+            stream.and_then(|stream| stream.receives(self, core.now))
+        };
+        if let Some(handler) = handler {
+            self.tell_bytes(id, handler, bytes);
+        }
     }
 
     /// Bytes can be received into the memory that the handler names.
@@ -365,16 +404,36 @@ impl Loop {
     }
 }
 
-impl super::StreamState {
+/// A stream, also one that is closing, whose handler is still out.
+#[inline(always)]
+fn without_handler(handles: &mut Handles, id: Id) -> Option<&mut StreamState> {
+    match &mut handles.any_mut(id)?.body {
+        Body::Stream(stream) if stream.handler.is_none() => Some(stream),
+        _ => None,
+    }
+}
+
+impl StreamState {
+    /// Something came: the handler, to be told of it.
+    #[inline]
+    pub(crate) fn receives(&mut self, lp: &Loop, turn: u64) -> Option<Box<dyn StreamHandler>> {
+        if self.status.contains(Status::LINGERS) {
+            return None; // nobody wants them any more
+        }
+        self.has_read(lp, turn);
+        self.handler.take()
+    }
+
     /// Something came. The turn's clock may be older by what the callbacks before have taken, which must
     /// not count as idle: where that matters it is read anew.
     #[inline]
     fn has_read(&mut self, lp: &Loop, turn: u64) {
-        self.last_read = if self.read_idle > 0 && lp.clock_is_stale() {
-            sys::monotonic_ns()
-        } else {
-            turn
-        };
+        if self.read_idle > 0 {
+            self.last_read = match lp.clock_is_stale() {
+                true => sys::monotonic_ns(),
+                false => turn,
+            };
+        }
     }
 
     /// The timeout that has run out.

@@ -3,7 +3,7 @@
 use std::io::IoSlice;
 use std::net::Shutdown;
 
-use super::{events, refresh_active, state, Flow, OwnedWrite, Status, StreamState};
+use super::{events, refresh_active, state, Flow, Gathered, OwnedWrite, Status, StreamState};
 use crate::driver::{AnyDriver, Driver, Object, State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred};
@@ -13,9 +13,6 @@ use crate::sys;
 /// Writes from this size on are sent at once instead of being gathered: gathering saves a system
 /// call of about a microsecond, and copying more than this costs as much.
 const GATHER_BELOW: usize = 4 * 1024;
-
-/// Gathered bytes are sent when they are so many, however long the callback goes on.
-const GATHER_MAX: usize = 64 * 1024;
 
 /// Bytes that one stream may send in one go before the others have their turn.
 const SEND_BUDGET: usize = 1024 * 1024;
@@ -46,6 +43,20 @@ pub(super) fn writable(
 
 #[inline]
 pub(super) fn write(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
+    let small = (1..GATHER_BELOW).contains(&data.len());
+    let alone = core.gathered.owner().is_none_or(|owner| owner == id);
+    if gathers && small && alone && state(&mut core.handles, id)?.is_clear() {
+        // Far from every bound.
+        if core.gathered.push_into(id, data) {
+            return Ok(Flow::Ready);
+        }
+    }
+    write_otherwise(core, id, data, gathers)
+}
+
+/// A write that is not small, or not to a stream that only has to send it.
+#[inline(never)] // the other way stays short
+fn write_otherwise(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
     let gathered = gathered_by(core, id);
     let stream = writable(&mut core.handles, id, data.len(), gathered)?;
     if stream.must_queue() || data.is_empty() {
@@ -55,15 +66,10 @@ pub(super) fn write(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Resu
         return Ok(stream.flow());
     }
     let flow = stream.flow();
-    if gathers && data.len() < GATHER_BELOW {
-        core.gathered.push(id, data);
-        if gathered + data.len() < GATHER_MAX {
-            return Ok(flow);
-        }
-        send_now(core, id, &[]);
-    } else {
-        send_now(core, id, data);
+    if gathers && data.len() < GATHER_BELOW && core.gathered.push(id, data) {
+        return Ok(flow);
     }
+    send_now(core, id, data);
     Ok(state(&mut core.handles, id)?.flow())
 }
 
@@ -131,7 +137,7 @@ pub(super) fn gathered_by(core: &mut Core, id: Id) -> usize {
 /// Sends what the stream has gathered.
 pub(crate) fn flush(core: &mut Core, id: Id) {
     if core.gathered.length_of(id) > 0 {
-        send_now(core, id, &[]);
+        send_gathered(core, id);
     } else {
         core.gathered.disown();
         #[cfg(feature = "net")]
@@ -140,8 +146,41 @@ pub(crate) fn flush(core: &mut Core, id: Id) {
     }
 }
 
-/// Sends what is gathered and then `data`, for a stream that has nothing queued; queues what the
-/// kernel does not take.
+/// Sends what is gathered, for a stream that has nothing queued.
+fn send_gathered(core: &mut Core, id: Id) {
+    let Core {
+        handles,
+        driver,
+        gathered,
+        ..
+    } = core;
+    let Ok(stream) = state(handles, id) else {
+        return gathered.clear();
+    };
+    if let Some(outcome) = hand_over_gathered(stream, id, driver, gathered) {
+        sent_now(core, id, &[], outcome);
+    }
+}
+
+/// Hands to the kernel what this stream has gathered. When that was not all there is to do, the
+/// outcome, for [`sent_now`].
+#[inline(always)] // into the way of every message
+pub(super) fn hand_over_gathered(
+    stream: &mut StreamState,
+    id: Id,
+    driver: &mut AnyDriver,
+    gathered: &mut Gathered,
+) -> Option<Result<usize>> {
+    let bytes = gathered.bytes();
+    let outcome = driver.send_copied(id, &mut stream.source, &[IoSlice::new(bytes)]);
+    let all = matches!(outcome, Ok(sent) if sent == bytes.len());
+    if all && !stream.status.contains(Status::SHUTTING) {
+        gathered.clear();
+        return None;
+    }
+    Some(outcome)
+}
+/// Sends what is gathered and then `data`, for a stream that has nothing queued.
 fn send_now(core: &mut Core, id: Id, data: &[u8]) {
     let Core {
         handles,
@@ -152,35 +191,36 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
     let Ok(stream) = state(handles, id) else {
         return gathered.clear();
     };
-    let before = if gathered.owner() == Some(id) {
-        gathered.bytes()
+    let before = gathered.bytes_of(id);
+    let outcome = if before.is_empty() {
+        driver.send_copied(id, &mut stream.source, &[IoSlice::new(data)])
     } else {
-        &[]
+        let both = [IoSlice::new(before), IoSlice::new(data)];
+        driver.send_copied(id, &mut stream.source, &both)
     };
-    let outcome = match (before.is_empty(), data.is_empty()) {
-        (true, _) => driver.send_copied(id, &mut stream.source, &[IoSlice::new(data)]),
-        (_, true) => driver.send_copied(id, &mut stream.source, &[IoSlice::new(before)]),
-        _ => {
-            let both = [IoSlice::new(before), IoSlice::new(data)];
-            driver.send_copied(id, &mut stream.source, &both)
-        }
+    sent_now(core, id, data, outcome);
+}
+
+/// After what was gathered and then `data` were handed to the kernel: queues what it did not take.
+pub(super) fn sent_now(core: &mut Core, id: Id, data: &[u8], outcome: Result<usize>) {
+    let Core {
+        handles, gathered, ..
+    } = core;
+    let Ok(stream) = state(handles, id) else {
+        return gathered.clear();
     };
+    let before = gathered.bytes_of(id);
     match outcome {
-        Ok(sent) if sent == before.len() + data.len() => {
-            gathered.clear();
-            if stream.status.contains(Status::SHUTTING) {
-                settle(core, id);
-            }
-        }
         Ok(sent) => {
             let of_gathered = sent.min(before.len());
-            for rest in [&before[of_gathered..], &data[sent - of_gathered..]] {
-                if !rest.is_empty() {
-                    queue_copy(stream, rest);
-                }
+            let rest = [&before[of_gathered..], &data[sent - of_gathered..]];
+            for rest in rest.into_iter().filter(|rest| !rest.is_empty()) {
+                queue_copy(stream, rest);
             }
             gathered.clear();
-            settle(core, id);
+            if stream.must_queue() || stream.status.contains(Status::SHUTTING) {
+                settle(core, id);
+            }
         }
         Err(error) => fail(core, id, error),
     }

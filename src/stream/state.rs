@@ -59,6 +59,13 @@ pub(crate) struct StreamState {
     pub(super) last_read: u64,
 }
 
+impl AsMut<Source> for StreamState {
+    #[inline]
+    fn as_mut(&mut self) -> &mut Source {
+        &mut self.source
+    }
+}
+
 impl StreamState {
     /// `kind`: what carries it.
     pub fn new(source: Source, kind: Kind) -> StreamState {
@@ -145,6 +152,14 @@ impl StreamState {
         }
         writes.push_front(rest);
         writes.note_level();
+    }
+
+    /// Whether nothing stands between a write and the kernel: nothing queued, no bounds but those that all
+    /// streams have at first.
+    #[inline]
+    pub(super) fn is_clear(&self) -> bool {
+        let obstacles = Status::CONNECTING | Status::FAILED | Status::SHUTTING;
+        self.writes.is_none() && !self.status.intersects(obstacles)
     }
 
     /// Whether a write must stand in line.

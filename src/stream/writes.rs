@@ -474,11 +474,17 @@ impl Writes {
     }
 }
 
+/// Gathered bytes are sent when they would be more, however long the callback goes on.
+const GATHER_MAX: usize = 64 * 1024;
+
 /// Small writes of the callback that is running: one stream's at a time.
 #[derive(Default)]
 pub(crate) struct Gathered {
     owner: Option<Id>,
-    bytes: Vec<u8>,
+    /// Empty before it is first needed.
+    memory: Box<[u8]>,
+    /// So much of it is gathered.
+    length: usize,
 }
 
 impl Gathered {
@@ -491,18 +497,38 @@ impl Gathered {
         self.owner = Some(id);
     }
 
-    pub fn push(&mut self, id: Id, bytes: &[u8]) {
+    /// Adds bytes if there is room for all of them.
+    pub fn push(&mut self, id: Id, bytes: &[u8]) -> bool {
+        if self.memory.is_empty() {
+            self.memory = vec![0; GATHER_MAX].into_boxed_slice();
+        }
+        self.push_into(id, bytes)
+    }
+
+    /// Adds bytes if there is memory already, with room for all of them.
+    #[inline(always)] // into the way of every message
+    pub fn push_into(&mut self, id: Id, bytes: &[u8]) -> bool {
+        let end = self.length + bytes.len();
+        let Some(room) = self.memory.get_mut(self.length..end) else {
+            return false;
+        };
+        room.copy_from_slice(bytes);
         self.owner = Some(id);
-        self.bytes.extend_from_slice(bytes);
+        self.length = end;
+        true
     }
 
     /// Bytes gathered for this stream.
-    pub fn length_of(&self, id: Id) -> usize {
+    pub fn bytes_of(&self, id: Id) -> &[u8] {
         if self.owner == Some(id) {
-            self.bytes.len()
+            self.bytes()
         } else {
-            0
+            &[]
         }
+    }
+
+    pub fn length_of(&self, id: Id) -> usize {
+        self.bytes_of(id).len()
     }
 
     pub fn disown(&mut self) {
@@ -511,20 +537,22 @@ impl Gathered {
 
     /// Ends the gathering if it is this stream's: its bytes.
     pub fn take_of(&mut self, id: Id) -> Vec<u8> {
-        if self.owner != Some(id) {
-            return Vec::new();
+        let bytes = self.bytes_of(id).to_vec();
+        if self.owner == Some(id) {
+            self.clear();
         }
-        self.owner = None;
-        std::mem::take(&mut self.bytes)
+        bytes
     }
 
+    #[inline]
     pub fn bytes(&self) -> &[u8] {
-        &self.bytes
+        &self.memory[..self.length]
     }
 
     /// Ends the gathering; the memory is kept for the next callback.
+    #[inline]
     pub fn clear(&mut self) {
         self.owner = None;
-        self.bytes.clear();
+        self.length = 0;
     }
 }

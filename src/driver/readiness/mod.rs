@@ -51,8 +51,8 @@ pub(crate) struct Ready {
 
 impl Ready {
     #[inline]
-    fn is_only_readable(&self) -> bool {
-        self.interest == Interest::READABLE && !self.error
+    fn only_readable(self) -> Option<Id> {
+        (self.interest == Interest::READABLE && !self.error).then_some(self.id)
     }
 }
 
@@ -85,8 +85,8 @@ struct Current {
     accepted: u32,
     /// Messages of datagrams that came, and errors.
     datagrams: u32,
-    /// Bytes that were received, but that nobody was told of.
-    received: Option<Received>,
+    /// What was found already, and is still to be handed out.
+    found: Option<Completion>,
 }
 
 impl Current {
@@ -98,7 +98,7 @@ impl Current {
             bytes_left: RECEIVE_BUDGET,
             accepted: 0,
             datagrams: 0,
-            received: None,
+            found: None,
         }
     }
 }
@@ -113,7 +113,6 @@ pub(crate) struct Readiness<S> {
     carried: VecDeque<Id>,
     /// How many of `carried` belong to this turn.
     carried_now: usize,
-    memory: Option<Box<Buffer>>,
     batches: datagrams::Batches,
     /// What came with the bytes received last.
     passed: Passed,
@@ -133,7 +132,6 @@ impl<S: Selector> Readiness<S> {
             current: None,
             carried: VecDeque::new(),
             carried_now: 0,
-            memory: None,
             batches: Default::default(),
             passed: Passed::default(),
             accept_limits: Vec::new(),
@@ -152,12 +150,6 @@ impl<S: Selector> Readiness<S> {
             .iter()
             .find(|(listener, _)| *listener == id);
         limit.map_or(0, |(_, limit)| *limit)
-    }
-
-    /// What streams share for receiving, for who receives besides; to be given back by `recycle`.
-    #[cfg_attr(not(kolo_uring), allow(dead_code))]
-    pub fn take_memory(&mut self) -> Box<Buffer> {
-        self.memory.take().unwrap_or_else(work::new_buffer)
     }
 
     /// The next source to go on with from the last turn.
@@ -240,7 +232,6 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// What the outcome of a send call says: how much was taken; what was not is waited for.
-    #[inline]
     fn sent(
         &mut self,
         id: Id,
@@ -301,25 +292,14 @@ impl<S: Selector> Driver for Readiness<S> {
         Ok(())
     }
 
-    #[inline]
-    fn next<T: Sources>(&mut self, sources: &mut T) -> Option<Completion> {
+    fn next<T: Sources>(&mut self, sources: &mut T, buffer: &mut Buffer) -> Option<Completion> {
         loop {
-            let mut now = if self.current.is_some() {
-                self.current.take()?
+            let mut now = if let Some(current) = self.current.take() {
+                current
             } else if self.handed_out < self.collected {
                 let ready = self.selector.ready(self.handed_out);
                 self.handed_out += 1;
                 let Some(ready) = ready else { continue };
-                let Some(source) = sources.source(ready.id) else {
-                    continue;
-                };
-                // What nearly all events are has a short way: bytes for a stream that reads.
-                if ready.is_only_readable() && source.state.only_receives() {
-                    if let Some(received) = self.receive_first(ready.id, source) {
-                        return Some(received);
-                    }
-                    continue;
-                }
                 Current::new(ready.id, ready.interest, ready.error)
             } else {
                 self.next_carried(sources)?
@@ -327,12 +307,27 @@ impl<S: Selector> Driver for Readiness<S> {
             let Some(source) = sources.source(now.id) else {
                 continue;
             };
-            let completion = self.step(&mut now, source);
+            let completion = self.step(&mut now, source, buffer);
             if completion.is_some() {
                 self.current = Some(now);
                 return completion;
             }
         }
+    }
+
+    #[inline(always)] // into the one place that asks
+    fn next_received<'s, 'b, T: Sources>(
+        &mut self,
+        sources: &'s mut T,
+        buffer: &'b mut Buffer,
+    ) -> Option<(Id, &'s mut T::Stream, &'b [u8])> {
+        if self.current.is_some() || self.handed_out >= self.collected {
+            return None;
+        }
+        let id = self.selector.ready(self.handed_out)?.only_readable()?;
+        let stream = sources.stream(id)?;
+        let bytes = self.receive_first(id, stream.as_mut(), buffer)?;
+        Some((id, stream, bytes))
     }
 
     fn has_more(&self) -> bool {
@@ -365,22 +360,11 @@ impl<S: Selector> Driver for Readiness<S> {
         outcome
     }
 
-    #[inline]
-    // Only Linux has a driver that receives into other memory.
-    #[cfg_attr(not(target_os = "linux"), allow(irrefutable_let_patterns))]
-    fn recycle(&mut self, received: Received) {
-        match received {
-            Received::Shared { memory, .. } => self.memory = Some(memory),
-            #[cfg(kolo_uring)]
-            Received::Ring(_) | Received::Kept(_) => {}
-        }
-    }
-
     fn give_back(&mut self, id: Id, received: Received) {
         // What was given back is what was handed out last, so it is the current source's.
         let current = self.current.take().filter(|current| current.id == id);
         let mut now = current.unwrap_or_else(|| Current::new(id, Interest::empty(), false));
-        now.received = Some(received);
+        now.found = Some(Completion::Received(id, received));
         self.current = Some(now);
     }
 
@@ -388,16 +372,23 @@ impl<S: Selector> Driver for Readiness<S> {
         std::mem::take(&mut self.passed)
     }
 
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, id: Id, source: &mut Source, slices: &[IoSlice<'_>]) -> Result<usize> {
         let total: usize = slices.iter().map(|slice| slice.len()).sum();
-        let outcome = match &source.object {
-            Object::Socket(socket) | Object::Local(socket) => sys::send(socket, slices),
-            #[cfg(unix)]
-            Object::File(file) => file.write(slices),
-            Object::None | Object::Foreign(_) => return Err(Code::ENOTCONN.into()),
-        };
-        self.sent(id, source, total, outcome)
+        match work::write(source, slices) {
+            Ok(sent) if sent == total => Ok(sent),
+            outcome => self.sent(id, source, total, outcome),
+        }
+    }
+
+    #[inline(always)]
+    fn send_copied(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        slices: &[IoSlice<'_>],
+    ) -> Result<usize> {
+        self.send(id, source, slices)
     }
 
     fn send_passing(

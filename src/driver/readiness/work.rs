@@ -1,6 +1,6 @@
 //! What ready means: the calls that readiness allows, and what their outcome says of it.
 
-use std::io;
+use std::io::{self, IoSlice};
 
 use super::{Current, Readiness, Selector};
 use crate::driver::{
@@ -13,12 +13,17 @@ use crate::sys;
 
 impl<S: Selector> Readiness<S> {
     /// The next completion of the source, `None` when it is worked off.
-    pub(super) fn step(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+    pub(super) fn step(
+        &mut self,
+        now: &mut Current,
+        source: &mut Source,
+        buffer: &mut Buffer,
+    ) -> Option<Completion> {
         if let Object::Foreign(_) = source.object {
             return foreign_ready(now, source);
         }
-        if let Some(received) = now.received.take() {
-            return Some(Completion::Received(now.id, received));
+        if let Some(found) = now.found.take() {
+            return Some(found);
         }
         if now.error
             || now
@@ -63,7 +68,7 @@ impl<S: Selector> Readiness<S> {
             return self.accept(now, source);
         }
         if source.state.contains(State::RECEIVE) {
-            return self.receive(now, source);
+            return self.receive(now, source, buffer);
         }
         None
     }
@@ -103,7 +108,12 @@ impl<S: Selector> Readiness<S> {
         }
     }
 
-    fn receive(&mut self, now: &mut Current, source: &mut Source) -> Option<Completion> {
+    fn receive(
+        &mut self,
+        now: &mut Current,
+        source: &mut Source,
+        buffer: &mut Buffer,
+    ) -> Option<Completion> {
         if now.bytes_left == 0 {
             self.carry(now.id, source);
             return None;
@@ -113,67 +123,68 @@ impl<S: Selector> Readiness<S> {
             now.bytes_left = now.bytes_left.saturating_sub(RECEIVE_BUFFER);
             return Some(Completion::Readable(now.id));
         }
-        let completion = self.receive_once(now.id, source);
-        if let Some(Completion::Received(_, received)) = &completion {
-            now.bytes_left = now.bytes_left.saturating_sub(received.bytes().len());
+        let room = room_for(source);
+        let outcome = read(source, &mut buffer.memory()[..room], &mut self.passed);
+        if let Ok(length) = outcome {
+            now.bytes_left = now.bytes_left.saturating_sub(length);
         }
-        completion
+        self.received(now.id, source, outcome)
     }
 
-    /// The first bytes of an event. Nearly always they are all there are, and then nothing is to
-    /// be remembered.
-    #[inline]
-    pub(super) fn receive_first(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
-        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let outcome = read(source, &mut memory[..RECEIVE_SOCKET], &mut self.passed);
+    /// The first bytes of an event, for a stream that only receives. Nearly always they are all
+    /// there are, and then nothing is to be remembered; other outcomes are left for `next`.
+    #[inline(always)]
+    pub(super) fn receive_first<'b>(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        buffer: &'b mut Buffer,
+    ) -> Option<&'b [u8]> {
+        if !source.state.only_receives() {
+            return None;
+        }
+        let Object::Socket(socket) = &source.object else {
+            return None;
+        };
+        self.handed_out += 1;
+        let memory = buffer.memory();
+        let outcome = sys::receive(socket, &mut memory[..RECEIVE_SOCKET]);
         if let Ok(length @ 1..RECEIVE_SOCKET) = outcome {
             source.state.remove(State::READABLE);
-            return Some(Completion::Received(
-                id,
-                Received::Shared { memory, length },
-            ));
+            return Some(&memory[..length]);
         }
-        source.state.insert(State::READABLE);
-        let completion = self.received(id, source, memory, outcome);
-        if source.state.contains(State::READABLE) {
-            let mut now = Current::new(id, Interest::empty(), false);
-            now.bytes_left -= RECEIVE_BUFFER;
-            self.current = Some(now);
-        }
-        completion
+        self.received_first(id, source, outcome);
+        None
     }
 
-    /// One receive call into the shared buffer.
-    fn receive_once(&mut self, id: Id, source: &mut Source) -> Option<Completion> {
-        let mut memory = self.memory.take().unwrap_or_else(new_buffer);
-        let room = room_for(source);
-        let outcome = read(source, &mut memory[..room], &mut self.passed);
-        self.received(id, source, memory, outcome)
+    /// The first read of an event filled the buffer, or brought nothing.
+    #[cold]
+    fn received_first(&mut self, id: Id, source: &mut Source, outcome: io::Result<usize>) {
+        source.state.insert(State::READABLE);
+        let mut now = Current::new(id, Interest::empty(), false);
+        now.bytes_left -= RECEIVE_BUFFER;
+        now.found = self.received(id, source, outcome);
+        if now.found.is_some() {
+            self.current = Some(now);
+        }
     }
 
     fn received(
         &mut self,
         id: Id,
         source: &mut Source,
-        memory: Box<Buffer>,
         outcome: io::Result<usize>,
     ) -> Option<Completion> {
         let completion = match note_outcome(source, room_for(source), outcome) {
             ReceiveInto::Bytes(length) => {
-                return Some(Completion::Received(
-                    id,
-                    Received::Shared { memory, length },
-                ));
+                return Some(Completion::Received(id, Received::Shared(length)));
             }
-            ReceiveInto::Nothing => None,
-            ReceiveInto::Ended => Some(Completion::Ended(id)),
-            ReceiveInto::Failed(error) => Some(Completion::ReceiveFailed(id, error)),
+            ReceiveInto::Nothing => return None,
+            ReceiveInto::Ended => Completion::Ended(id),
+            ReceiveInto::Failed(error) => Completion::ReceiveFailed(id, error),
         };
-        self.memory = Some(memory);
-        if completion.is_some() {
-            self.follow(id, source);
-        }
-        completion
+        self.follow(id, source);
+        Some(completion)
     }
 }
 
@@ -186,10 +197,6 @@ fn room_for(source: &Source) -> usize {
     }
 }
 
-pub(super) fn new_buffer() -> Box<Buffer> {
-    Box::new([0; RECEIVE_BUFFER])
-}
-
 /// One receive call.
 #[inline]
 pub(in crate::driver) fn read(
@@ -197,8 +204,19 @@ pub(in crate::driver) fn read(
     memory: &mut [u8],
     passed: &mut Passed,
 ) -> io::Result<usize> {
+    if let Object::Socket(socket) = &source.object {
+        return sys::receive(socket, memory);
+    }
+    read_what_stops_short(source, memory, passed)
+}
+
+/// One receive call for what has [`State::STOPS_SHORT`].
+fn read_what_stops_short(
+    source: &mut Source,
+    memory: &mut [u8],
+    passed: &mut Passed,
+) -> io::Result<usize> {
     match &source.object {
-        Object::Socket(socket) => sys::receive(socket, memory),
         Object::Local(socket) => {
             let (length, cut) = if source.state.contains(State::CONTROL) {
                 let came = &mut passed.descriptors;
@@ -220,6 +238,26 @@ pub(in crate::driver) fn read(
             source.state.insert(State::HANGUP);
             file.read(memory)
         }
+        Object::Socket(_) | Object::None | Object::Foreign(_) => {
+            Err(io::ErrorKind::NotConnected.into())
+        }
+    }
+}
+
+/// One send call.
+#[inline(always)] // into the way of every message
+pub(super) fn write(source: &Source, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    if let Object::Socket(socket) = &source.object {
+        return sys::send(socket, slices);
+    }
+    write_otherwise(source, slices)
+}
+
+fn write_otherwise(source: &Source, slices: &[IoSlice<'_>]) -> io::Result<usize> {
+    match &source.object {
+        Object::Socket(socket) | Object::Local(socket) => sys::send(socket, slices),
+        #[cfg(unix)]
+        Object::File(file) => file.write(slices),
         Object::None | Object::Foreign(_) => Err(io::ErrorKind::NotConnected.into()),
     }
 }

@@ -10,7 +10,7 @@ use super::lines::Status;
 use super::token::{Operation, Token};
 use super::Uring;
 use crate::driver::{
-    would_block, Completion, Driver, Received, Source, Sources, State, RECEIVE_BUDGET,
+    would_block, Buffer, Completion, Received, Source, Sources, State, RECEIVE_BUDGET,
     RECEIVE_SOCKET,
 };
 use crate::handles::Id;
@@ -58,6 +58,7 @@ impl Uring {
         &mut self,
         mut now: Reading,
         sources: &mut S,
+        buffer: &mut Buffer,
     ) -> Option<Completion> {
         let id = now.id;
         let source = sources.source(id)?;
@@ -65,15 +66,12 @@ impl Uring {
         if !wanted || self.kept.contains_key(&id) {
             return None;
         }
-        let mut memory = self.inner.take_memory();
+        let memory = buffer.memory();
         let received = source.socket().map_err(std::io::Error::from);
         let length =
             match received.and_then(|socket| sys::receive(socket, &mut memory[..RECEIVE_SOCKET])) {
                 Ok(length @ 1..) => length,
-                outcome => {
-                    self.inner.recycle(Received::Shared { memory, length: 0 });
-                    return self.read_nothing(id, source, outcome);
-                }
+                outcome => return self.read_nothing(id, source, outcome),
             };
         self.note_fill(id, length, now.left == RECEIVE_BUDGET);
         now.left = now.left.saturating_sub(length);
@@ -83,10 +81,7 @@ impl Uring {
             // If there is more the ring says so at once, and the others have their turn before.
             self.arm_later(id);
         }
-        Some(Completion::Received(
-            id,
-            Received::Shared { memory, length },
-        ))
+        Some(Completion::Received(id, Received::Shared(length)))
     }
 
     /// The end, a failure, or just nothing.

@@ -42,8 +42,8 @@ use socket2::SockAddr;
 use super::epoll::Epoll;
 use super::readiness::Readiness;
 use super::{
-    Completion, Driver, Interest, Object, Passed, ReceiveInto, Received, Source, Sources, State,
-    Wake,
+    Buffer, Completion, Driver, Interest, Object, Passed, ReceiveInto, Received, Source, Sources,
+    State, Wake,
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
@@ -246,8 +246,8 @@ impl Driver for Uring {
     }
 
     #[inline]
-    fn next<S: Sources>(&mut self, sources: &mut S) -> Option<Completion> {
-        self.next_completion(sources)
+    fn next<S: Sources>(&mut self, sources: &mut S, buffer: &mut Buffer) -> Option<Completion> {
+        self.next_completion(sources, buffer)
     }
 
     fn has_more(&self) -> bool {
@@ -292,18 +292,12 @@ impl Driver for Uring {
         self.receive_into_owners(id, source, memory)
     }
 
-    #[inline]
-    fn recycle(&mut self, received: Received) {
-        if let Received::Shared { .. } = received {
-            self.inner.recycle(received);
-        }
-    }
-
     fn give_back(&mut self, id: Id, received: Received) {
         match received {
-            Received::Shared { .. } => self.inner.give_back(id, received),
+            Received::Shared(_) => self.inner.give_back(id, received),
             // Only what the readiness driver received is ever given back.
-            Received::Ring(_) | Received::Kept(_) => self.keep(id, received.bytes()),
+            Received::Ring(piece) => self.keep(id, piece.bytes()),
+            Received::Kept(bytes) => self.keep(id, &bytes),
         }
     }
 

@@ -8,7 +8,7 @@ use super::sends::COMPLETIONS_MIN;
 use super::token::Operation;
 use super::{Event, Uring};
 use crate::driver::readiness::work::connect_outcome;
-use crate::driver::{Completion, Driver, Sources, State};
+use crate::driver::{Buffer, Completion, Driver, Sources, State};
 use crate::error::Result;
 use crate::handles::Id;
 use crate::sys;
@@ -127,7 +127,11 @@ impl Uring {
     }
 
     #[inline]
-    pub(super) fn next_completion<S: Sources>(&mut self, sources: &mut S) -> Option<Completion> {
+    pub(super) fn next_completion<S: Sources>(
+        &mut self,
+        sources: &mut S,
+        buffer: &mut Buffer,
+    ) -> Option<Completion> {
         loop {
             if !self.unsent.is_empty() {
                 if let Some(unsent) = self.return_unsent(sources) {
@@ -141,7 +145,7 @@ impl Uring {
                 continue;
             }
             if let Some(reading) = self.reading.take() {
-                if let Some(received) = self.read_next(reading, sources) {
+                if let Some(received) = self.read_next(reading, sources, buffer) {
                     return Some(received);
                 }
                 continue;
@@ -153,7 +157,7 @@ impl Uring {
                 self.carried_now -= 1;
                 self.next_carried(sources)
             } else {
-                return self.inner.next(sources);
+                return self.inner.next(sources, buffer);
             };
             if completion.is_some() {
                 return completion;
