@@ -138,8 +138,10 @@ class Build:
         """Their own package, with its own lock file: nothing of it is kolo's."""
         target = self.folder / "rust"
         run(["cargo", "build", "--release", "--locked", "--quiet", "--manifest-path", RUST_PEERS / "Cargo.toml", "--target-dir", target])
-        for source in (RUST_PEERS / "src" / "bin").glob("*.rs"):
-            shutil.copy2(target / "release" / source.stem, self.program(source.stem))
+        for peer in self.peers:
+            for source in (RUST_PEERS / "src").glob(f"{peer.source}_*.rs") if peer.crate else []:
+                self.program(source.stem).unlink(missing_ok=True)
+                self.program(source.stem).symlink_to(target / "release" / "rust-peers")
 
     def drop_uring_where_it_does_not_work(self):
         """The server needs Linux 6.12; and some systems forbid io_uring."""

@@ -13,6 +13,7 @@ TIMERS = {
     "cancel": "cancel, random",
     "open": "make ready (open)",
 }
+TIMER_PEERS_NOT = (KOLO_URING, MIO, EPOLL, URING)  # no driver has a part in timers; the others have none
 WAKES = {
     "coalesced": "coalesced wake",
     "wake_round_trip": "wake and be woken, two threads on one processor",
@@ -54,7 +55,7 @@ def interleaved(context, peers, rounds, measure):
 def measure_timers(context):
     count = 20000 if context.quick else 1000000
     rounds = context.rounds_of(7, quick=1)
-    peers = [peer for peer in context.peers if peer not in (KOLO_URING, MIO, EPOLL, URING)]  # no driver has a part in timers
+    peers = [peer for peer in context.peers if peer not in TIMER_PEERS_NOT]
     values = interleaved(
         context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "timers", count)
     )

@@ -25,6 +25,7 @@ class Machine:
         self.all_cpus = set(allowed)
         self.real_time = real_time_permitted()
         self.descriptors = raise_descriptor_limit()
+        self.memory_bytes = int(first_match("/proc/meminfo", r"^MemAvailable:\s+(\d+)") or 0) * 1024
         if not pathlib.Path("/proc/self/schedstat").exists():
             raise BenchError("this kernel has no /proc/PID/schedstat, by which processor time is measured")
 

@@ -2,6 +2,7 @@
 
 from .build import KOLO, LIBUV, LIBUV_AGAIN, LIBUV_GATHERS, PEERS
 from .datagrams import DATAGRAMS
+from .growth import growth_sections
 from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
 from .network import APART, ECHOES
 from .requests import REQUESTS
@@ -195,6 +196,7 @@ def render(results, facts, versions, heading):
     lines += ["* " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; those in C linked as shared libraries", ""]
     lines += ["## Targets", "", *table(["what", "goal", "measured", "reached"], targets(results)), *size_line(results)]
     lines += echo_sections(results) + datagram_section(results) + call_section(results) + memory_section(results) + timer_section(results)
+    lines += growth_sections(results)
     lines += local_section(
         results,
         "wakes",

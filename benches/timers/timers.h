@@ -1,4 +1,4 @@
-/* A million timers: the phases and their checks, the same for every peer. A peer defines, before including this:
+/* Many timers: the phases and their checks, the same for every peer. A peer defines, before including this:
  *
  *   static void timers_alloc(size_t count);
  *   static inline void timer_open(size_t index);                      make timer `index` ready for use
@@ -20,9 +20,10 @@
 
 #include "../common.h"
 
-enum { RUN_WITHIN_MS = 1000, FAR_MS = 60 * 1000 };
+enum { FAR_MS = 60 * 1000 };
 
 static size_t timer_count;
+static uint32_t run_within_ms = 1000; /* the deadlines of those that are run */
 static uint32_t *delays_ms;
 static uint32_t *order;
 static uint64_t fired_count, fired_sum, fired_squares;
@@ -106,7 +107,7 @@ static void rearm_in_random_order(void) {
   start_far();
   uint64_t begin = thread_cpu_ns();
   for (size_t i = 0; i < timer_count; i++)
-    timer_rearm(order[i], FAR_MS + RUN_WITHIN_MS + (uint32_t)(i * RUN_WITHIN_MS / timer_count));
+    timer_rearm(order[i], FAR_MS + run_within_ms + (uint32_t)(i * run_within_ms / timer_count));
   report("rearm", thread_cpu_ns() - begin);
   for (size_t i = 0; i < timer_count; i++) timer_stop(i);
   loop_stop();
@@ -120,8 +121,11 @@ static void open_all(void) {
 }
 
 int main(int argc, char **argv) {
-  timer_count = argc == 2 ? strtoull(argv[1], NULL, 10) : 0;
-  if (timer_count == 0) die("usage: %s COUNT", argv[0]);
+  timer_count = argc >= 2 ? strtoull(argv[1], NULL, 10) : 0;
+  if (argc >= 3) run_within_ms = (uint32_t)strtoul(argv[2], NULL, 10);
+  bool random_only = argc == 4 && strcmp(argv[3], "random") == 0; /* what the growth with their number is drawn of */
+  if (timer_count == 0 || run_within_ms == 0 || argc > 4 || (argc == 4 && !random_only))
+    die("usage: %s COUNT [WITHIN_MS [random]]", argv[0]);
   delays_ms = checked_alloc(timer_count, sizeof *delays_ms);
   order = checked_alloc(timer_count, sizeof *order);
   loop_open();
@@ -129,12 +133,16 @@ int main(int argc, char **argv) {
   loop_run_body(open_all);
 
   uint64_t seed = 20240501;
-  for (size_t i = 0; i < timer_count; i++) delays_ms[i] = (uint32_t)(i * RUN_WITHIN_MS / timer_count);
-  insert_and_run("ascending");
-  for (size_t i = 0; i < timer_count; i++) delays_ms[i] = (uint32_t)(random_next(&seed) % RUN_WITHIN_MS);
+  if (!random_only) {
+    for (size_t i = 0; i < timer_count; i++) delays_ms[i] = (uint32_t)(i * run_within_ms / timer_count);
+    insert_and_run("ascending");
+  }
+  for (size_t i = 0; i < timer_count; i++) delays_ms[i] = (uint32_t)(random_next(&seed) % run_within_ms);
   insert_and_run("random");
-  shuffle(1);
-  loop_run_body(cancel_in_random_order);
+  if (!random_only) {
+    shuffle(1);
+    loop_run_body(cancel_in_random_order);
+  }
   shuffle(2);
   loop_run_body(rearm_in_random_order);
   timers_close();

@@ -1,6 +1,6 @@
 //! Where a request ends in the bytes that came, and what is answered to it: `../servers/requests.h`, once more in Rust.
 
-use crate::die;
+use crate::common::die;
 
 const FRAME_BYTES: usize = 64;
 const HEAD_BYTES_MAX: usize = 8192;

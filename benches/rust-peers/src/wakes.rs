@@ -1,6 +1,6 @@
 //! Waking a loop from another thread, and posting work to it: the scenarios and checks of `../wakes/wakes.h`.
 
-use crate::{die, end_after_seconds, process_cpu_ns, thread_cpu_ns};
+use crate::common::{die, end_after_seconds, process_cpu_ns, thread_cpu_ns};
 use std::sync::mpsc::{channel, Sender};
 use std::sync::Arc;
 use std::thread::{self, JoinHandle};

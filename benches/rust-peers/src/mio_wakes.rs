@@ -1,8 +1,8 @@
 //! Wakes and posts on mio: its `Waker`, and for posts a bounded queue under a mutex, which wakes when it was empty.
 
+use crate::common::{check, die};
+use crate::wakes::{self, Remote, Side, POSTS_MAX};
 use mio::{Events, Poll, Token, Waker};
-use rust_peers::wakes::{self, Remote, Side, POSTS_MAX};
-use rust_peers::{check, die};
 use std::io::ErrorKind;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -92,6 +92,6 @@ impl Side for MioSide {
     }
 }
 
-fn main() {
+pub fn main() {
     wakes::main::<MioSide>();
 }

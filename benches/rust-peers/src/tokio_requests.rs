@@ -1,8 +1,8 @@
 //! Requests on tokio's current-thread runtime: a task for each connection; the answers to what one read brought leave
 //! together. All read into one buffer, as in `tokio_echo.rs`.
 
-use rust_peers::requests::{Protocol, Requests};
-use rust_peers::*;
+use crate::common::*;
+use crate::requests::{Protocol, Requests};
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
@@ -114,7 +114,7 @@ async fn serve(protocol: Protocol) -> io::Result<()> {
     }
 }
 
-fn main() {
+pub fn main() {
     let protocol = Protocol::from_arguments();
     let runtime = check(
         tokio::runtime::Builder::new_current_thread()

@@ -1,7 +1,7 @@
 //! Echo on tokio's current-thread runtime: a task for each connection. All read into one buffer, which works since a
 //! poll that reads also writes: only what the kernel would not take is kept for an await.
 
-use rust_peers::*;
+use crate::common::*;
 use std::cell::RefCell;
 use std::future::{poll_fn, Future};
 use std::io;
@@ -144,7 +144,7 @@ async fn serve(with_timeouts: bool) -> io::Result<()> {
     }
 }
 
-fn main() {
+pub fn main() {
     let with_timeouts = !flags(&["--timeouts"]).is_empty();
     let mut builder = tokio::runtime::Builder::new_current_thread();
     builder.enable_io();

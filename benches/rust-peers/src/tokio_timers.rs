@@ -1,14 +1,13 @@
 //! A million timers on tokio: `DelayQueue`, which is there for many timers in one task. The phases and checks of
 //! `../timers/timers.h`; there is nothing to make ready before a timer is started.
 
-use rust_peers::{check, die, thread_cpu_ns, Random};
+use crate::common::{check, die, thread_cpu_ns, Random};
 use std::future::poll_fn;
 use std::time::{Duration, Instant as WallInstant};
 use tokio::time::Instant;
 use tokio_util::time::delay_queue::Key;
 use tokio_util::time::DelayQueue;
 
-const RUN_WITHIN_MS: u64 = 1000;
 const FAR_MS: u64 = 60 * 1000;
 
 fn report(name: &str, total_ns: u64, count: usize) {
@@ -80,41 +79,47 @@ fn cancel_in_random_order(delays_ms: &[u64]) {
 }
 
 /// As idle timeouts are: a random one at a time is put off, to a deadline that moves on with the clock.
-fn rearm_in_random_order(delays_ms: &[u64]) {
+fn rearm_in_random_order(delays_ms: &[u64], within_ms: u64) {
     let count = delays_ms.len();
     let mut queue = DelayQueue::new();
     let (now, keys) = start_far(&mut queue, delays_ms);
     let order = shuffled(count, 2);
     let begin = thread_cpu_ns();
     for (i, index) in order.iter().enumerate() {
-        let delay = FAR_MS + RUN_WITHIN_MS + (i as u64 * RUN_WITHIN_MS / count as u64);
+        let delay = FAR_MS + within_ms + (i as u64 * within_ms / count as u64);
         queue.reset_at(&keys[*index as usize], now + Duration::from_millis(delay));
     }
     report("rearm", thread_cpu_ns() - begin, count);
 }
 
-async fn measure(count: usize) {
-    let ascending: Vec<u64> = (0..count as u64)
-        .map(|i| i * RUN_WITHIN_MS / count as u64)
-        .collect();
-    insert_and_run("ascending", &ascending).await;
+async fn measure(count: usize, within_ms: u64, random_only: bool) {
+    if !random_only {
+        let place = |i| i * within_ms / count as u64;
+        let ascending: Vec<u64> = (0..count as u64).map(place).collect();
+        insert_and_run("ascending", &ascending).await;
+    }
     let mut random = Random(20240501);
-    let delays_ms: Vec<u64> = (0..count).map(|_| random.draw() % RUN_WITHIN_MS).collect();
+    let delays_ms: Vec<u64> = (0..count).map(|_| random.draw() % within_ms).collect();
     insert_and_run("random", &delays_ms).await;
-    cancel_in_random_order(&delays_ms);
-    rearm_in_random_order(&delays_ms);
+    if !random_only {
+        cancel_in_random_order(&delays_ms);
+    }
+    rearm_in_random_order(&delays_ms, within_ms);
 }
 
-fn main() {
-    let count = std::env::args()
-        .nth(1)
-        .and_then(|count| count.parse().ok())
-        .unwrap_or(0);
-    if count == 0 {
-        die("usage: tokio_timers COUNT");
-    }
+pub fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let number = |at: usize, usual| {
+        arguments
+            .get(at)
+            .map_or(Some(usual), |text| text.parse().ok())
+    };
+    let random_only = arguments.get(2).is_some_and(|word| word == "random");
+    let (Some(count @ 1..), Some(within_ms @ 1..)) = (number(0, 0), number(1, 1000)) else {
+        die("usage: tokio_timers COUNT [WITHIN_MS [random]]");
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build();
-    check(runtime, "runtime").block_on(measure(count));
+    check(runtime, "runtime").block_on(measure(count as usize, within_ms, random_only));
 }

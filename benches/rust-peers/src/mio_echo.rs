@@ -1,11 +1,11 @@
 //! Echo on mio: edge-triggered, registered once. A read that came back short ends the reading without a further call,
 //! except when the peer's end was announced.
 
+use crate::common::*;
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use rust_peers::*;
 use slab::Slab;
 use std::io::{self, ErrorKind, Read, Write};
 
@@ -132,7 +132,7 @@ fn on_connection(
     }
 }
 
-fn main() {
+pub fn main() {
     flags(&[]);
     let mut poll = check(Poll::new(), "mio::Poll");
     let mut events = Events::with_capacity(EVENTS_PER_WAIT);

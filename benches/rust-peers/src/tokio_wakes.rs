@@ -1,7 +1,7 @@
 //! Wakes and posts on tokio's current-thread runtime: a `Notify`, and a bounded channel.
 
-use rust_peers::check;
-use rust_peers::wakes::{self, Remote, Side, POSTS_MAX};
+use crate::common::check;
+use crate::wakes::{self, Remote, Side, POSTS_MAX};
 use std::future::{poll_fn, Future};
 use std::pin::pin;
 use std::sync::Arc;
@@ -87,6 +87,6 @@ impl Side for TokioSide {
     }
 }
 
-fn main() {
+pub fn main() {
     wakes::main::<TokioSide>();
 }

@@ -1,8 +1,5 @@
 //! What the programs on mio and tokio share: `../common.h` and its kin, once more in Rust.
 
-pub mod requests;
-pub mod wakes;
-
 use std::fmt::Display;
 use std::io::{self, Read, Write};
 use std::mem::MaybeUninit;

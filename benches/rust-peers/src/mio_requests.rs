@@ -1,11 +1,11 @@
 //! Requests on mio (see `mio_echo.rs`): the program gathers the answers to what one read brought.
 
+use crate::common::*;
+use crate::requests::{Protocol, Requests};
 use mio::event::Event;
 use mio::net::{TcpListener, TcpStream};
 use mio::unix::SourceFd;
 use mio::{Events, Interest, Poll, Registry, Token};
-use rust_peers::requests::{Protocol, Requests};
-use rust_peers::*;
 use slab::Slab;
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
@@ -166,7 +166,7 @@ fn on_connection(
     }
 }
 
-fn main() {
+pub fn main() {
     let protocol = Protocol::from_arguments();
     let mut poll = check(Poll::new(), "mio::Poll");
     let mut events = Events::with_capacity(EVENTS_PER_WAIT);
