@@ -54,7 +54,7 @@ def interleaved(context, peers, rounds, measure):
 
 def measure_timers(context):
     count = 20000 if context.quick else 1000000
-    rounds = context.rounds_of(7, quick=1)
+    rounds = context.rounds_of(5, quick=1)
     peers = [peer for peer in context.peers if peer not in TIMER_PEERS_NOT]
     values = interleaved(
         context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "timers", count)
@@ -64,7 +64,7 @@ def measure_timers(context):
 
 def measure_wakes(context):
     scale = 20 if context.quick else 1
-    rounds = context.rounds_of(7, quick=1)
+    rounds = context.rounds_of(5, quick=1)
     machine = context.machine
 
     def run(peer, scenario, count, cpus=None):
@@ -84,7 +84,7 @@ def measure_wakes(context):
 
 def measure_waits(context):
     turns = 20000 if context.quick else 500000
-    rounds = context.rounds_of(9, quick=1)
+    rounds = context.rounds_of(5, quick=1)
     peers = [peer for peer in context.peers if peer not in (MIO, TOKIO, URING)]
     values = interleaved(context, peers, rounds, lambda peer: run_to_end(context.machine, context.build, peer, "waits", turns))
     return {"values": values}

@@ -33,13 +33,13 @@ class Echo:
 
 MIB = 1024 * 1024
 ECHOES = [
-    Echo("echo-1", "1 × 64 B", ("echo", 1, 64, 1), "message", 1, 100, 60),
-    Echo("echo-50", "50 × 64 B", ("echo", 50, 64, 1), "message", 1, 100, 60),
-    Echo("echo-450", "450 × 64 B", ("echo", 450, 64, 1), "message", 1, 48, 100),
-    Echo("echo-1000", "1000 × 64 B", ("echo", 1000, 64, 1), "message", 1, 48, 120),
-    Echo("echo-5000", "5000 × 64 B", ("echo", 5000, 64, 1), "message", 1, 24, 250),
-    Echo("echo-16k", "50 × 16 KiB", ("echo", 50, 16 * 1024, 1), "message", 1, 48, 100),
-    Echo("stream", "streaming, 4", ("echo", 4, 64 * 1024, 4), "MiB", MIB / (64 * 1024), 48, 120),
+    Echo("echo-1", "1 × 64 B", ("echo", 1, 64, 1), "message", 1, 64, 60),
+    Echo("echo-50", "50 × 64 B", ("echo", 50, 64, 1), "message", 1, 64, 60),
+    Echo("echo-450", "450 × 64 B", ("echo", 450, 64, 1), "message", 1, 32, 100),
+    Echo("echo-1000", "1000 × 64 B", ("echo", 1000, 64, 1), "message", 1, 32, 120),
+    Echo("echo-5000", "5000 × 64 B", ("echo", 5000, 64, 1), "message", 1, 16, 250),
+    Echo("echo-16k", "50 × 16 KiB", ("echo", 50, 16 * 1024, 1), "message", 1, 32, 100),
+    Echo("stream", "streaming, 4", ("echo", 4, 64 * 1024, 4), "MiB", MIB / (64 * 1024), 32, 120),
     Echo("churn", "churn, 16", ("churn", 16, 64), "connection", 1, 32, 120),
 ]
 APART = [
@@ -208,7 +208,7 @@ def count_calls(context, peer, scenario, counter_kind, slice_ms):
 
 def measure_calls(context):
     counters = [Perf, Strace] if Perf.works() else [Strace]
-    slice_ms = 100 if context.quick else 1000
+    slice_ms = 100 if context.quick else 500
     found = {}
     for peer in context.peers:
         if peer is LIBUV_AGAIN:
@@ -233,7 +233,7 @@ def measure_memory(context):
     """Private memory of the server with N connections that each echoed 64 B once and rest, less that of a server
     that has served one connection: what a program's own memory grows by."""
     connections = min(1000 if context.quick else IDLE_CONNECTIONS, context.machine.descriptors - SPARE_DESCRIPTORS)
-    rounds = context.rounds_of(3, quick=1)
+    rounds = context.rounds_of(2, quick=1)
     found = {"connections": connections, "bytes": {}, "idle": {}}
     for _ in range(rounds):
         for peer in context.shuffled(context.peers):

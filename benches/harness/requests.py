@@ -35,8 +35,8 @@ class Requests:
 REQUESTS = [
     Requests("pipeline-1", "1 × 16 frames", "frames", 1, DEPTH, 32, 60),
     Requests("pipeline-50", "50 × 16 frames", "frames", 50, DEPTH, 32, 60),
-    Requests("http", "HTTP, 50 × 1", "http", 50, 1, 12, 400),
-    Requests("http-pipelined", "HTTP, 50 × 16", "http", 50, DEPTH, 12, 400),
+    Requests("http", "HTTP, 50 × 1", "http", 50, 1, 8, 400),
+    Requests("http-pipelined", "HTTP, 50 × 16", "http", 50, DEPTH, 8, 400),
 ]
 
 
