@@ -14,6 +14,21 @@ fn ms(milliseconds: u64) -> Duration {
 }
 
 #[test]
+fn time_that_passes_between_two_runs_counts() {
+    each_driver(|lp| {
+        let fired = Shared::<usize>::default();
+        let count = fired.clone();
+        let timer = Timer::open(&lp, move |_, _| count.add()).unwrap();
+        timer.start(&lp, Duration::from_millis(20)).unwrap();
+        lp.run(RunMode::NoWait).unwrap();
+        assert_eq!(fired.get(), 0);
+        std::thread::sleep(Duration::from_millis(25));
+        lp.run(RunMode::NoWait).unwrap();
+        assert_eq!(fired.get(), 1, "the run begins with the time that it is");
+    });
+}
+
+#[test]
 fn a_timer_fires_once_and_not_early() {
     each_driver(|lp| {
         for delay in [0, 1, 999, 1_000_000, 3_333_333, 20_000_001].map(Duration::from_nanos) {

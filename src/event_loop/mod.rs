@@ -228,6 +228,8 @@ impl Loop {
             return Err(Code::EBUSY.into());
         }
         let _running = Running(self);
+        // However long ago the last run was.
+        self.clock_stale.set(true);
         let mut alive = self.is_alive();
         if !alive {
             self.update_now();
