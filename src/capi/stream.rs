@@ -388,8 +388,10 @@ pub unsafe extern "C" fn kolo_stream_read_stop(
 /// are taken, but better wait for on_drain before writing more.
 ///
 /// Errors: KOLO_EINVAL if `data` is NULL and `length` is not 0; KOLO_ENOBUFS if the queue would pass
-/// its bound; KOLO_EPIPE after kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke (on_error
-/// tells why). Then nothing is taken.
+/// its bound; KOLO_ENOMEM if there is no memory for the copy (a stream that had nothing queued breaks
+/// instead, with that error: the system may have a part already); KOLO_EPIPE after
+/// kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke (on_error tells why). Then nothing is
+/// taken.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_stream_write(
     r#loop: *mut kolo_loop,

@@ -159,6 +159,8 @@ impl Stream {
     /// Writes bytes: all or none. What the system does not take at once is copied and queued.
     ///
     /// Errors: [`Code::ENOBUFS`] when the queue would exceed its bound, and nothing is taken;
+    /// [`Code::ENOMEM`] when there is no memory for the copy, and nothing is taken (a stream that had
+    /// nothing queued breaks with that error, since the system may have a part already);
     /// [`Code::EPIPE`] after [`Stream::shutdown`]; [`Code::ENOTCONN`] when the connection
     /// broke; [`Code::EBADF`] for a closed stream.
     pub fn write(self, lp: &Loop, data: &[u8]) -> Result<Flow> {

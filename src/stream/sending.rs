@@ -61,7 +61,7 @@ fn write_otherwise(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Resul
     let stream = writable(&mut core.handles, id, data.len(), gathered)?;
     if stream.must_queue() || data.is_empty() {
         if !data.is_empty() {
-            queue_copy(stream, data);
+            queue_copy(stream, data)?;
         }
         return Ok(stream.flow());
     }
@@ -113,12 +113,12 @@ pub(super) fn write_owned(
     Ok(stream.flow())
 }
 
-fn queue_copy(stream: &mut StreamState, data: &[u8]) {
+fn queue_copy(stream: &mut StreamState, data: &[u8]) -> Result<()> {
     let writes = stream.writes();
     if !writes.is_waiting() {
         writes.last_progress = 0;
     }
-    writes.push_copy(data);
+    writes.push_copy(data)
 }
 
 /// Bytes that this stream has gathered. What another one has is sent, before this one gathers.
@@ -214,11 +214,15 @@ pub(super) fn sent_now(core: &mut Core, id: Id, data: &[u8], outcome: Result<usi
         Ok(sent) => {
             let of_gathered = sent.min(before.len());
             let rest = [&before[of_gathered..], &data[sent - of_gathered..]];
-            for rest in rest.into_iter().filter(|rest| !rest.is_empty()) {
-                queue_copy(stream, rest);
-            }
+            let queued = rest
+                .into_iter()
+                .filter(|rest| !rest.is_empty())
+                .try_for_each(|rest| queue_copy(stream, rest));
             gathered.clear();
-            if stream.must_queue() || stream.status.contains(Status::SHUTTING) {
+            if let Err(error) = queued {
+                // A part is with the kernel: without the rest the stream is broken.
+                fail(core, id, error);
+            } else if stream.must_queue() || stream.status.contains(Status::SHUTTING) {
                 settle(core, id);
             }
         }

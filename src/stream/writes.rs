@@ -253,20 +253,33 @@ impl Writes {
         !self.finished.is_empty()
     }
 
-    pub fn push_copy(&mut self, mut bytes: &[u8]) {
-        self.queued += bytes.len();
+    /// Queues a copy. Errors: [`Code::ENOMEM`], and nothing is queued.
+    pub fn push_copy(&mut self, bytes: &[u8]) -> Result<()> {
         // The first segment may be in the kernel's hands, so only a later one is added to.
-        if self.segments.len() > 1 {
-            if let Some(Segment::Copied(last)) = self.segments.back_mut() {
-                let room = PIECE.saturating_sub(last.len()).min(bytes.len());
-                last.extend_from_slice(&bytes[..room]);
-                bytes = &bytes[room..];
+        let is_later = self.segments.len() > 1;
+        let last = match self.segments.back_mut() {
+            Some(Segment::Copied(last)) if is_later => Some(last),
+            _ => None,
+        };
+        let room = last.as_ref().map_or(0, |it| PIECE.saturating_sub(it.len()));
+        let (added, own) = bytes.split_at(room.min(bytes.len()));
+        // How much it is, the caller says: it may be more than there is memory for.
+        let mut segment = Vec::new();
+        let mut outcome = segment.try_reserve_exact(own.len());
+        if let Some(last) = last {
+            outcome = outcome.and_then(|()| last.try_reserve(added.len()));
+            if outcome.is_ok() {
+                last.extend_from_slice(added);
             }
         }
-        if !bytes.is_empty() {
-            self.segments.push_back(Segment::Copied(bytes.to_vec()));
+        outcome.map_err(|_| Code::ENOMEM)?;
+        if !own.is_empty() {
+            segment.extend_from_slice(own);
+            self.segments.push_back(Segment::Copied(segment));
         }
+        self.queued += bytes.len();
         self.note_level();
+        Ok(())
     }
 
     /// Bytes that were gathered: queued without another copy.
