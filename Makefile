@@ -69,6 +69,10 @@ header:
 abi: prefix
 	@scripts/abi '$(LOCAL_PREFIX)' --bless
 
+## check-faults: real faults, the long tests too: failing system calls, storms of signals, broken networks; minutes
+check-faults:
+	@scripts/check-faults
+
 ## check-features: lint every combination of the cargo features
 check-features:
 	@scripts/check-features

@@ -24,16 +24,34 @@ fn interrupt_by(signal: libc::c_int) {
     }
 }
 
-/// Sends signals to every other thread of the process until it is dropped; and a timer of the process sends more.
-struct Storm<'a>(&'a AtomicBool);
+/// Sends signals to every other thread of the process.
+struct Storm {
+    /// One descriptor all the time: others count them.
+    tasks: *mut libc::DIR,
+    over: AtomicBool,
+}
 
-impl Storm<'_> {
+// SAFETY: only the thread that blows looks at the folder.
+unsafe impl Sync for Storm {}
+
+impl Storm {
+    fn new() -> Storm {
+        let tasks = unsafe { libc::opendir(c"/proc/self/task".as_ptr()) };
+        assert!(!tasks.is_null());
+        Storm {
+            tasks,
+            over: AtomicBool::new(false),
+        }
+    }
+
     fn blow(&self) {
         let own = unsafe { libc::syscall(libc::SYS_gettid) };
-        while !self.0.load(Ordering::Relaxed) {
-            for task in std::fs::read_dir("/proc/self/task").unwrap() {
-                let name = task.unwrap().file_name();
-                let task: i64 = name.to_str().unwrap().parse().unwrap();
+        while !self.over.load(Ordering::Relaxed) {
+            unsafe { libc::rewinddir(self.tasks) };
+            while let Some(entry) = unsafe { libc::readdir(self.tasks).as_ref() } {
+                let name = unsafe { std::ffi::CStr::from_ptr(entry.d_name.as_ptr()) };
+                // "." and ".." are no threads.
+                let task: i64 = name.to_str().unwrap().parse().unwrap_or(own);
                 if task != own {
                     let process = std::process::id();
                     // It may have ended meanwhile.
@@ -45,9 +63,18 @@ impl Storm<'_> {
     }
 }
 
-impl Drop for Storm<'_> {
+impl Drop for Storm {
     fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
+        unsafe { libc::closedir(self.tasks) };
+    }
+}
+
+/// Ends it, also when the test fails.
+struct Calm<'a>(&'a Storm);
+
+impl Drop for Calm<'_> {
+    fn drop(&mut self) {
+        self.0.over.store(true, Ordering::Relaxed);
     }
 }
 
@@ -69,10 +96,10 @@ fn under_a_storm(run: impl FnOnce()) {
     for signal in [libc::SIGUSR1, libc::SIGALRM, libc::SIGPROF] {
         interrupt_by(signal);
     }
-    let over = AtomicBool::new(false);
+    let storm = Storm::new();
     std::thread::scope(|scope| {
-        scope.spawn(|| Storm(&over).blow());
-        let _storm = Storm(&over);
+        scope.spawn(|| storm.blow());
+        let _calm = Calm(&storm);
         every_100_us(libc::ITIMER_REAL as _);
         every_100_us(libc::ITIMER_PROF as _);
         // It does interrupt calls.

@@ -219,3 +219,64 @@ fn without_descriptors_what_is_open_goes_on() {
         limit_descriptors(before);
     }));
 }
+
+// ---- memory ----
+
+/// How much memory the process may map; what it could.
+fn limit_memory(bytes: u64) -> u64 {
+    let mut limit = libc::rlimit {
+        rlim_cur: 0,
+        rlim_max: 0,
+    };
+    unsafe {
+        assert_eq!(libc::getrlimit(libc::RLIMIT_AS, &mut limit), 0);
+        let before = std::mem::replace(&mut limit.rlim_cur, bytes);
+        assert_eq!(libc::setrlimit(libc::RLIMIT_AS, &limit), 0);
+        before
+    }
+}
+
+/// How much it has mapped.
+fn mapped() -> u64 {
+    let sizes = std::fs::read_to_string("/proc/self/statm").unwrap();
+    let pages: u64 = sizes.split(' ').next().unwrap().parse().unwrap();
+    pages * 4096
+}
+
+#[test]
+fn a_write_for_whose_copy_there_is_no_memory_is_refused_and_the_loop_goes_on() {
+    own_process!(|| each_driver(|lp| {
+        const MUCH: usize = 512 << 20;
+        // Pages that are never touched until they are read, and then they are all the same.
+        let much = vec![0; MUCH];
+        let log = Log::default();
+        let (stream, peer) = connected(&lp, Script::new(&log));
+        stream
+            .set_watermarks(&lp, 0, usize::MAX, usize::MAX)
+            .unwrap();
+        let length = fill(&lp, stream.into());
+        let queued = stream.queued(&lp).unwrap();
+        let idle = Log::default();
+        let (second, _peer) = connected(&lp, Script::new(&idle));
+        second
+            .set_watermarks(&lp, 0, usize::MAX, usize::MAX)
+            .unwrap();
+        let before = limit_memory(mapped() + (64 << 20));
+
+        // With a queue it is the call that says so, and nothing is taken.
+        assert_eq!(code(stream.write(&lp, &much)), Code::ENOMEM);
+        assert_eq!(stream.queued(&lp).unwrap(), queued);
+        stream.write(&lp, &pattern(length, 1000)).unwrap();
+        // Without, the kernel has a part of it, and the stream breaks.
+        second.write(&lp, &much).unwrap();
+        run_until(&lp, || idle.closed());
+        assert_eq!(idle.events(), [Event::Error(Code::ENOMEM), Event::Close]);
+        limit_memory(before);
+
+        stream.shutdown(&lp, log.done(1)).unwrap();
+        let all = read_peer_to_end(&lp, &peer);
+        assert_eq!(all.len(), length + 1000);
+        assert_pattern(&all, 0);
+        faults(2);
+    }));
+}

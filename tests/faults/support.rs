@@ -1,7 +1,5 @@
 //! What the tests of faults share: how faults are counted, processes and networks of their own, descriptors.
 
-#![allow(dead_code)] // until all families are here
-
 use std::os::fd::RawFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -83,13 +81,21 @@ pub fn arguments(name: &str) -> [&str; 5] {
 }
 
 pub fn in_own_process(name: &str, test: impl FnOnce()) {
+    in_own_process_with(name, &[], test);
+}
+
+/// With these variables in its environment.
+pub fn in_own_process_with(name: &str, variables: &[(&str, &str)], test: impl FnOnce()) {
     if std::env::var(OWN).is_ok_and(|own| own == name) {
         // What was inherited would be in the way of those who count.
         unsafe { libc::close_range(3, u32::MAX, 0) };
         return test();
     }
     let mut command = Command::new(std::env::current_exe().unwrap());
-    command.args(arguments(name)).env(OWN, name);
+    command
+        .args(arguments(name))
+        .env(OWN, name)
+        .envs(variables.iter().copied());
     finished(name, command.output().unwrap());
 }
 
