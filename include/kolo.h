@@ -1833,10 +1833,15 @@ int kolo_stream_read_stop(kolo_loop *loop, kolo_stream stream);
  * are taken, but better wait for on_drain before writing more.
  *
  * Errors: KOLO_EINVAL if `data` is NULL and `length` is not 0; KOLO_ENOBUFS if the queue would pass
- * its bound; KOLO_EPIPE after kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke (on_error
- * tells why). Then nothing is taken.
+ * its bound; KOLO_ENOMEM if there is no memory for the copy (a stream that had nothing queued breaks
+ * instead, with that error: the system may have a part already); KOLO_EPIPE after
+ * kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke (on_error tells why). Then nothing is
+ * taken.
  */
-int kolo_stream_write(kolo_loop *loop, kolo_stream stream, const void *data, size_t length);
+int kolo_stream_write(kolo_loop *loop,
+                      kolo_stream stream,
+                      const void *data,
+                      size_t length);
 
 /**
  * Writes several pieces of memory, one after the other, without copying them. The memory must stay
