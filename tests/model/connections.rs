@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 use std::sync::OnceLock;
@@ -21,6 +21,8 @@ use super::random::Random;
 use super::world::{Body, Handle, World};
 
 pub const PATTERN: usize = 1 << 20;
+/// Where the loop of a simulation is.
+pub const HOST: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
 /// The longest write.
 pub const PIECE_MAX: usize = 300_000;
 
@@ -249,6 +251,9 @@ impl World {
     /// Where sockets of this sequence are bound. On Linux each sequence has an address of its own: the ports of one
     /// address are used up sooner than the system forgets the connections of thousands of sequences.
     pub fn loopback(&self) -> SocketAddr {
+        if self.program.driver == "sim" {
+            return SocketAddr::new(HOST, 0);
+        }
         let by = self.program.seed;
         let (second, third, fourth) = (by / 62_500 % 250 + 1, by / 250 % 250 + 1, by % 250 + 1);
         let ip = match cfg!(target_os = "linux") {

@@ -263,6 +263,11 @@ impl World {
 
     /// To a port that is taken and where nobody listens.
     pub fn connect_refused(&mut self, lp: &Loop, how: u32) {
+        if self.program.driver == "sim" {
+            // Nobody has it: ports are given out from 32768 on.
+            let address = SocketAddr::new(self.loopback().ip(), 1);
+            return self.connect_to(lp, address, how, None, true);
+        }
         let Ok(socket) = Socket::new(Domain::IPV4, Type::STREAM, None) else {
             return;
         };

@@ -76,6 +76,15 @@ impl World {
         self.handles[at].handler_owed = true;
     }
 
+    /// A listener that is closed leaves no socket file.
+    pub fn check_socket_file(&mut self, at: usize) {
+        let Place::Local(path) = &self.listener(at).place else {
+            return;
+        };
+        let left = path.exists();
+        self.check(!left, || format!("listener #{at} left its socket file"));
+    }
+
     /// Connections are accepted in the order in which they were made.
     fn local_accepted(&mut self, lp: &Loop, listener: usize, local: LocalStream) -> Option<usize> {
         let paused = self.listener(listener).paused;

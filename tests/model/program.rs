@@ -74,7 +74,7 @@ operations! {
     Write 16 16;
     WriteSmall 8 10;
     WriteOwned 14 14;
-    SendFile 4 4;
+    SendFile 5 7;
     MoveTo 2 2;
     PassDescriptors 5 4;
     TakeDescriptors 4 4;
@@ -153,6 +153,27 @@ fn room(what: What) -> Option<usize> {
     })
 }
 
+/// What a simulation has not.
+fn needs_kernel(what: What) -> bool {
+    use What::*;
+    matches!(
+        what,
+        SignalOpen
+            | PollOpen
+            | LocalListen
+            | LocalConnect
+            | LocalPair
+            | PipePair
+            | Spawn
+            | ConnectToRaw
+            | RawConnect
+            | Adopt
+            | Release
+            | MoveTo
+            | RawUdpOpen
+    )
+}
+
 #[derive(Clone)]
 pub struct Program {
     pub seed: u64,
@@ -177,6 +198,7 @@ impl Program {
             .iter()
             .map(|(what, outside, inside)| match what {
                 What::Run => (*what, *outside, *inside),
+                _ if driver == "sim" && needs_kernel(*what) => (*what, 0, 0),
                 _ if !empty && !room(*what).is_none_or(|room| rooms[room]) => (*what, 0, 0),
                 _ if random.percent(25) => (*what, 0, 0),
                 // It takes a while.

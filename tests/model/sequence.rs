@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::num::NonZeroU32;
 use std::panic::{catch_unwind, resume_unwind, AssertUnwindSafe};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -82,7 +83,7 @@ pub fn run(program: &Arc<Program>, tracing: bool) -> Outcome {
 
 /// The loop, whose callbacks do nothing any more if it goes in a panic.
 struct Playground {
-    lp: Loop,
+    lp: Rc<Loop>,
     guard: usize,
     rest_max: Duration,
     /// Open when the loop was new.
@@ -95,6 +96,18 @@ impl Drop for Playground {
             outside(|world| world.check(false, || "panic".into()));
         }
     }
+}
+
+fn simulated_loop(_: &Program, _: LoopOptions) -> Rc<Loop> {
+    unreachable!("without the feature there is no such driver")
+}
+
+fn make_loop(program: &Program, options: LoopOptions) -> Rc<Loop> {
+    if program.driver == "sim" {
+        let driver = None;
+        return simulated_loop(program, LoopOptions { driver, ..options });
+    }
+    Rc::new(Loop::with_options(options).expect("a loop"))
 }
 
 fn play(program: &Arc<Program>, tracing: bool) {
@@ -121,7 +134,7 @@ fn play(program: &Arc<Program>, tracing: bool) {
     });
     let options = LoopOptions { pool, ..options };
     let (post_capacity, rests) = (options.post_capacity.get() as usize, random.percent(70));
-    let lp = Loop::with_options(options).expect("a loop");
+    let lp = make_loop(program, options);
     assert_eq!(lp.driver_name(), program.driver);
     let mut world = World::new(program.clone(), &lp, post_capacity, tracing);
     world.small_pool = small_pool;
@@ -316,6 +329,11 @@ impl Playground {
             world.check(owed.is_none(), || {
                 format!("#{owed:?} did not hear its last")
             });
+            for at in 0..world.handles.len() {
+                if matches!(world.handles[at].body, Body::Listener(_)) {
+                    world.check_socket_file(at);
+                }
+            }
             let left = (world.tasks.deferred.len(), world.tasks.posted.len());
             world.check(left == (0, 0), || {
                 format!("functions not told of the end: {left:?}")

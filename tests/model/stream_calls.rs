@@ -226,6 +226,9 @@ impl World {
     pub fn send_file(&mut self, lp: &Loop, at: usize, number: u32, length: usize) {
         let is_pattern =
             |handle: &Handle| matches!(&handle.body, Body::File(file) if file.is_pattern);
+        if self.choose(number, is_pattern).is_none() {
+            self.file_open(lp, 1);
+        }
         let (Some(before), Some(file)) = (self.sync(lp, at), self.choose(number, is_pattern))
         else {
             return;

@@ -137,7 +137,7 @@ impl StreamModel {
     /// Something came, or reading began. The library notes the clock of the turn, or reads the system's.
     pub fn read_at(&mut self, now: u64) {
         self.last_read = now;
-        self.last_read_late = monotonic();
+        self.last_read_late = monotonic(now);
     }
 
     /// It was asked for memory, and reads after that.
@@ -147,9 +147,9 @@ impl StreamModel {
     }
 
     /// A phase is over: what it was to read, it has.
-    pub fn has_read(&mut self) {
+    pub fn has_read(&mut self, now: u64) {
         if self.last_read_late == u64::MAX {
-            self.last_read_late = monotonic();
+            self.last_read_late = monotonic(now);
         }
     }
 
@@ -178,6 +178,7 @@ pub struct Handler {
     memory: Option<Vec<u8>>,
     finishes_at_end: bool,
     fails_at_timeout: bool,
+    releases_at_descriptors: bool,
     _token: Token,
 }
 
@@ -190,6 +191,7 @@ impl Handler {
             memory: world.random.percent(30).then(Vec::new),
             finishes_at_end: world.random.percent(40),
             fails_at_timeout: world.random.percent(20),
+            releases_at_descriptors: world.random.percent(15),
             _token: Token::new(),
         }
     }
@@ -208,7 +210,9 @@ impl StreamHandler for Handler {
         let (at, generation) = (self.at, self.generation);
         called(lp, Callback::Data, Some(at), |world| {
             world.is_current(at, generation);
-            world.check(self.memory.is_none(), || {
+            // Attached in `on_descriptors`, it gets the bytes that came with them, which are there already.
+            let follows = world.stream(at).bytes_follow;
+            world.check(self.memory.is_none() || follows, || {
                 format!("#{at} gets data beside its memory")
             });
             world.stream_receives(lp, at, data);
@@ -267,8 +271,14 @@ impl StreamHandler for Handler {
     fn on_descriptors(&mut self, lp: &Loop, _stream: Stream, waiting: usize, lost: bool) {
         let (at, generation) = (self.at, self.generation);
         called(lp, Callback::Passed, Some(at), |world| {
-            world.is_current(at, generation);
+            // The one that gave the memory hears of all that came into it, whoever is attached since.
+            if world.stream(at).memory_of != Some(generation) {
+                world.is_current(at, generation);
+            }
             world.descriptors_came(lp, at, waiting, lost);
+            if self.releases_at_descriptors && !world.is_over() {
+                world.release(lp, at, 2);
+            }
         });
     }
 

@@ -24,6 +24,8 @@ thread_local! {
     static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
     /// Closures and handlers that exist: all must be dropped with the loop.
     static TOKENS: Cell<i64> = const { Cell::new(0) };
+    /// The driver is a simulation, whose time is not the system's.
+    pub static VIRTUAL_TIME: Cell<bool> = const { Cell::new(false) };
     /// The callback that runs is to end in a panic.
     static PANICS: Cell<bool> = const { Cell::new(false) };
     static NESTED: Cell<bool> = const { Cell::new(false) };
@@ -386,7 +388,13 @@ impl World {
                 let kind = hook.kind as usize - 1;
                 self.started_hooks[kind].retain(|other| *other != at);
             }
-            Body::Listener(_) => self.listener_gone(at),
+            Body::Listener(_) => {
+                self.listener_gone(at);
+                // While the loop is dropped it is closed later.
+                if self.stage != Stage::Ending {
+                    self.check_socket_file(at);
+                }
+            }
             Body::Poll(poll) => poll.interest = None,
             Body::Udp(_) => self.udp_gone(at),
             Body::Signal(_)
@@ -497,7 +505,7 @@ impl World {
     pub fn phase_begins(&mut self, lp: &Loop, kind: kolo::HookKind) {
         for handle in &mut self.handles {
             if let Body::Stream(stream) = &mut handle.body {
-                stream.has_read();
+                stream.has_read(nanoseconds(lp));
             }
         }
         self.phases += 1;
@@ -624,8 +632,11 @@ impl Handle {
     }
 }
 
-/// The system's clock, as the loop reads it.
-pub fn monotonic() -> u64 {
+/// The clock as the loop would read it: of the system, or of the simulation, where it stands still within a turn.
+pub fn monotonic(now: u64) -> u64 {
+    if VIRTUAL_TIME.get() {
+        return now;
+    }
     let mut time = libc::timespec {
         tv_sec: 0,
         tv_nsec: 0,
