@@ -167,7 +167,8 @@ fn a_disk_that_becomes_read_only_says_so() {
 
 #[test]
 fn a_watched_disk_that_is_unmounted_is_told_and_the_watch_rests() {
-    own_namespaces!(OPTIONS, "true", 2, || {
+    let can_mount = "mount -t tmpfs none /mnt && umount /mnt || exit 77";
+    own_namespaces!(OPTIONS, can_mount, 2, || {
         let run = |program: &str, arguments: &[&str]| {
             let status = std::process::Command::new(program).args(arguments).status();
             status.is_ok_and(|status| status.success())

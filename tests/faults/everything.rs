@@ -19,8 +19,14 @@ use kolo::{
 use crate::common::pattern;
 use crate::support::{is_open, terminal, Folder};
 
-/// What a part may take: a part that is told of no error and does not come to its end either has lost something.
-const PART_LIMIT: Duration = Duration::from_secs(6);
+/// What a part may take, in seconds: a part that is told of no error and does not come to its end either has lost
+/// something. Where that is known it need not wait so long.
+pub const PART_SECONDS: &str = "KOLO_FAULTS_PART_SECONDS";
+
+fn part_limit() -> Duration {
+    let seconds = std::env::var(PART_SECONDS).ok();
+    Duration::from_secs(seconds.map_or(20, |seconds| seconds.parse().unwrap()))
+}
 
 /// How long a part that was told that a listener cannot accept still waits.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(400);
@@ -84,6 +90,7 @@ struct Part<'a> {
     lp: &'a Loop,
     told: Told,
     began: Instant,
+    limit: Duration,
     folder: &'a Path,
 }
 
@@ -98,7 +105,7 @@ impl Part<'_> {
             if self.told.gave_up() {
                 return Err(Stop::GaveUp);
             }
-            if self.began.elapsed() > PART_LIMIT {
+            if self.began.elapsed() > self.limit {
                 return Err(Stop::Stalled(what.to_owned()));
             }
             if let Err(error) = self.lp.run(RunMode::Once) {
@@ -678,6 +685,7 @@ fn run_part(lp: &Loop, name: &str, run: Run, folder: &Path) -> bool {
         lp,
         told: Told::default(),
         began: Instant::now(),
+        limit: part_limit(),
         folder,
     };
     let turns = lp.metrics().turns;
