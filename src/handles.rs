@@ -242,6 +242,8 @@ pub(crate) type Slot<T> = fn(&mut Body) -> Option<&mut Option<T>>;
 
 pub(crate) struct Handles {
     slots: SlotMap<DefaultKey, Entry>,
+    /// [`HANDLES_MAX`]; less in tests, which have not the memory for so many.
+    capacity: usize,
     tag: u8,
     /// Handles that are active and referenced: what keeps the loop alive.
     holding: usize,
@@ -253,6 +255,7 @@ impl Handles {
     pub fn new() -> Handles {
         Handles {
             slots: SlotMap::new(),
+            capacity: HANDLES_MAX,
             tag: tags::take(),
             holding: 0,
             hidden: 0,
@@ -260,13 +263,13 @@ impl Handles {
     }
 
     pub fn is_full(&self) -> bool {
-        self.slots.len() >= HANDLES_MAX
+        self.slots.len() >= self.capacity
     }
 
     /// How many more it can hold.
     #[cfg(all(unix, feature = "process"))]
     pub fn room(&self) -> usize {
-        HANDLES_MAX.saturating_sub(self.slots.len())
+        self.capacity.saturating_sub(self.slots.len())
     }
 
     pub fn insert(&mut self, body: Body) -> Result<Id> {
@@ -516,6 +519,20 @@ mod tests {
         assert_eq!(first.index(), second.index());
         assert!(handles.get(first).is_err());
         assert!(handles.get(second).is_ok());
+    }
+
+    #[test]
+    fn a_full_table_refuses_and_takes_again_when_a_handle_has_gone() {
+        let mut handles = Handles::new();
+        assert_eq!(handles.capacity, HANDLES_MAX);
+        handles.capacity = 3;
+        let ids: Vec<Id> = (0..3).map(|_| handles.insert(timer()).unwrap()).collect();
+        assert!(handles.is_full());
+        assert_eq!(handles.insert(timer()), Err(Code::ENOBUFS.into()));
+        assert!(ids.iter().all(|id| handles.get(*id).is_ok()));
+        handles.remove(ids[1]);
+        assert!(handles.insert(timer()).is_ok());
+        assert!(handles.insert(timer()).is_err());
     }
 
     #[test]

@@ -14,6 +14,7 @@ if __name__ == "__main__":
     import test_http  # noqa: F401
     import test_http_safety  # noqa: F401
     import test_http_life  # noqa: F401
+    import test_http_stall  # noqa: F401
     import test_valgrind  # noqa: F401
 
     sys.exit(harness.run(sys.argv[2]))

@@ -25,7 +25,7 @@ pub(super) const SEGMENTS_MAX: usize = 64;
 pub(super) const SEGMENTED_MAX: usize = 65_000;
 
 /// Errors that wait to be told at most. Further ones are as many of the same, and are dropped.
-const ERRORS_MAX: usize = 64;
+pub(super) const ERRORS_MAX: usize = 64;
 
 /// How much a socket queues: see [`UdpSocket::set_watermarks`].
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -419,6 +419,33 @@ fn callbacks_that_are_still_to_come_are_bounded() {
 }
 
 #[test]
+fn errors_that_are_still_to_be_told_are_bounded() {
+    let mut queue = queue::Queue::default();
+    let error = |port: u16| DatagramError {
+        error: Code::ECONNREFUSED.into(),
+        to: Some(([127, 0, 0, 1], port).into()),
+        by: None,
+        mtu: None,
+        count: 1,
+    };
+    for port in 0..1000 {
+        queue.note_error(error(port));
+        queue.note_error(error(port));
+    }
+    assert_eq!(queue.errors_count(), queue::ERRORS_MAX);
+    let first = queue.next_error().unwrap();
+    assert_eq!(
+        first,
+        DatagramError {
+            count: 2,
+            ..error(0)
+        }
+    );
+    queue.note_error(error(1000));
+    assert_eq!(queue.errors_count(), queue::ERRORS_MAX);
+}
+
+#[test]
 fn a_socket_that_was_full_once_does_not_wake_the_loop_for_what_leaves_it_later() {
     let bench = Bench::new();
     ROOM.set(0);
