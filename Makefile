@@ -9,6 +9,7 @@ CARGO      ?= cargo
 CC         ?= cc
 ARGS       ?=
 FEATURES   ?= default
+MINUTES    ?= 2
 STEPS      ?= 20000000
 
 export CARGO_TARGET_DIR := $(CURDIR)/target
@@ -17,7 +18,7 @@ LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-loom check-targets fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-loom check-targets fuzz soak reliability fmt clean help
 
 # Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
 # rustc also tells what a program must link beside the static library.
@@ -92,6 +93,18 @@ check-loom:
 ## check-targets: type-check and lint for Windows, FreeBSD and macOS; TARGETS= for others
 check-targets:
 	@scripts/check-targets
+
+## fuzz: any bytes for the parsers and for sequences of C calls, with sanitizers; MINUTES= in all, TARGETS=
+fuzz:
+	@scripts/fuzz $$(( $(MINUTES) * 60 / $(words $(or $(TARGETS),1 2 3)) )) $(TARGETS)
+
+## soak: everything at once, and whether memory or descriptors grow; MINUTES=
+soak:
+	@scripts/soak $(MINUTES)
+
+## reliability: the figures of the last runs, into docs/reliability.md
+reliability:
+	@scripts/reliability
 
 ## fmt: format the Rust source
 fmt:
