@@ -92,8 +92,9 @@ class Program:
 
 
 class Server(Program):
-    def __init__(self, machine, build, peer, flags=(), kind="echo"):
-        super().__init__(machine, [str(build.program(f"{peer.source}_{kind}")), *flags], driver=peer.driver)
+    def __init__(self, machine, build, peer, flags=(), kind="echo", under=()):
+        """`under`: a program, with its arguments, that runs the server."""
+        super().__init__(machine, [*under, str(build.program(f"{peer.source}_{kind}")), *flags], driver=peer.driver)
         self.driver = None
         self.port = None
         try:

@@ -3,6 +3,7 @@
 from .build import KOLO, LIBUV, LIBUV_AGAIN, LIBUV_GATHERS, PEERS
 from .datagrams import DATAGRAMS
 from .growth import growth_sections
+from .instructions import instruction_section
 from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
 from .network import APART, ECHOES
 from .requests import REQUESTS
@@ -195,7 +196,8 @@ def render(results, facts, versions, heading):
     lines += [f"* {name}: {value}" for name, value in facts.items()]
     lines += ["* " + ", ".join(f"{name} {version}" for name, version in versions.items()) + "; those in C linked as shared libraries", ""]
     lines += ["## Targets", "", *table(["what", "goal", "measured", "reached"], targets(results)), *size_line(results)]
-    lines += echo_sections(results) + datagram_section(results) + call_section(results) + memory_section(results) + timer_section(results)
+    lines += echo_sections(results) + datagram_section(results) + call_section(results)
+    lines += instruction_section(results) + memory_section(results) + timer_section(results)
     lines += growth_sections(results)
     lines += local_section(
         results,
