@@ -567,6 +567,13 @@ typedef enum kolo_run_mode {
  */
 typedef void (*kolo_slow_cb)(kolo_loop *loop, kolo_handle handle, uint64_t elapsed_ns, void *user);
 
+/**
+ * The watchdog's report while a callback of `handle` is still running, after `elapsed_ns` nanoseconds.
+ * `handle` is 0 for a deferred or posted function. Called on a thread of kolo's own, for the loop's is
+ * the one that is stuck: so nothing may be done with the loop. It can write a log, or end the process.
+ */
+typedef void (*kolo_stuck_cb)(kolo_handle handle, uint64_t elapsed_ns, void *user);
+
 /** How a loop is made. Begin with KOLO_LOOP_OPTIONS_INIT; a member that is zero means its default. */
 typedef struct kolo_loop_options {
     /** sizeof(kolo_loop_options), set by KOLO_LOOP_OPTIONS_INIT. */
@@ -598,6 +605,16 @@ typedef struct kolo_loop_options {
      * when it is first needed.
      */
     kolo_pool pool;
+    /**
+     * The same for a callback that does not return: when one has run for longer than this, on_stuck is
+     * called, once, while it runs. Takes a thread for the loop, which looks four times as often as this
+     * is long; in a forked child there is none. 0: no such watchdog.
+     */
+    uint64_t stuck_callback_ns;
+    /** Needed with stuck_callback_ns. */
+    kolo_stuck_cb on_stuck;
+    /** What on_stuck gets as its last argument. */
+    void *on_stuck_user;
 } kolo_loop_options;
 
 /** What a loop tells of itself: counted since it was made. Begin with KOLO_METRICS_INIT. */
@@ -635,8 +652,9 @@ typedef int (*kolo_walk_cb)(kolo_loop *loop, kolo_handle handle, int kind, void 
  * Makes a loop, which belongs to the calling thread until kolo_loop_free or
  * kolo_loop_detach_thread. `options` may be NULL for the defaults.
  *
- * Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow, or for
- * options of a wrong size; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
+ * Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow or
+ * stuck_callback_ns without on_stuck, or for options of a wrong size; KOLO_EAGAIN if the system gives
+ * no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
  * when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
  */
 int kolo_loop_new(const kolo_loop_options *options,
@@ -5081,7 +5099,7 @@ int kolo_directory_read_sync(kolo_loop *loop,
  * A language that cannot use them fills the struct with zeros and sets its size.
  */
 
-#define KOLO_LOOP_OPTIONS_INIT { sizeof(kolo_loop_options), NULL, 0, 0, 0, NULL, NULL, false, 0 }
+#define KOLO_LOOP_OPTIONS_INIT { sizeof(kolo_loop_options), NULL, 0, 0, 0, NULL, NULL, false, 0, 0, NULL, NULL }
 #define KOLO_METRICS_INIT { sizeof(kolo_metrics), 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KOLO_GROUP_OPTIONS_INIT { sizeof(kolo_group_options), NULL, NULL, NULL, NULL, 0, 0 }
 #define KOLO_POOL_OPTIONS_INIT { sizeof(kolo_pool_options), 0, 0, 0, 0, 0, 0 }

@@ -79,6 +79,7 @@ mod timers;
 mod tty;
 #[cfg(feature = "watch")]
 mod watch;
+mod watchdog;
 
 #[cfg(any(feature = "net", all(unix, feature = "local")))]
 pub use accept::AcceptPolicy;
@@ -108,7 +109,7 @@ pub use net::listener::{ListenOptions, ListenerHandler, TcpListener};
 pub use net::tcp::{ConnectOptions, Family, Keepalive, TcpStream};
 #[cfg(feature = "net")]
 pub use net::udp::{Datagram, DatagramError, SendId, Transmit, UdpHandler, UdpOptions, UdpSocket};
-pub use options::{LoopOptions, SlowCallback};
+pub use options::{LoopOptions, SlowCallback, StuckCallback};
 pub use poll::Poll;
 pub use pool::{Pool, PoolOptions, WorkClass};
 #[cfg(all(unix, feature = "process"))]

@@ -9,6 +9,7 @@ use crate::handles::{Body, Entry, Flags, Id};
 use crate::options::SlowCallback;
 use crate::sys;
 use crate::timers::TimerKey;
+use crate::watchdog::Watchdog;
 
 /// Counters of a loop since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -45,10 +46,15 @@ pub(crate) struct Meter {
     /// `u64::MAX` without a watchdog.
     slow_ns: u64,
     on_slow: RefCell<Option<SlowCallback>>,
+    watchdog: Option<Watchdog>,
 }
 
 impl Meter {
-    pub fn new(measures: bool, slow: Option<(Duration, SlowCallback)>) -> Meter {
+    pub fn new(
+        measures: bool,
+        slow: Option<(Duration, SlowCallback)>,
+        watchdog: Option<Watchdog>,
+    ) -> Meter {
         let (slow_ns, on_slow) = match slow {
             Some((limit, on_slow)) => (crate::timer::nanoseconds(limit), Some(on_slow)),
             None => (u64::MAX, None),
@@ -61,9 +67,10 @@ impl Meter {
             callbacks_ns: Cell::new(0),
             longest_ns: Cell::new(0),
             measures,
-            times_callbacks: measures || slow_ns != u64::MAX,
+            times_callbacks: measures || slow_ns != u64::MAX || watchdog.is_some(),
             slow_ns,
             on_slow: RefCell::new(on_slow),
+            watchdog,
         }
     }
 
@@ -87,13 +94,30 @@ impl Meter {
 
     /// The time, if the callback's end is to be compared with it.
     #[inline]
-    pub fn callback_begins(&self) -> Option<u64> {
+    pub fn callback_begins(&self, id: Option<Id>) -> Option<u64> {
         add(&self.callbacks, 1);
-        self.times_callbacks.then(sys::monotonic_ns)
+        self.times_callbacks.then(|| self.note_beginning(id))
+    }
+
+    #[cold]
+    fn note_beginning(&self, id: Option<Id>) -> u64 {
+        let now = sys::monotonic_ns();
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.begins(id, now);
+        }
+        now
+    }
+
+    /// No callback runs: none that has ended, nor one that has unwound.
+    pub fn no_callback_runs(&self) {
+        if let Some(watchdog) = &self.watchdog {
+            watchdog.ended();
+        }
     }
 
     #[cold]
     pub fn callback_ended(&self, lp: &Loop, id: Option<Id>, started: u64) {
+        self.no_callback_runs();
         let took = sys::monotonic_ns().saturating_sub(started);
         add(&self.callbacks_ns, took);
         self.longest_ns.set(self.longest_ns.get().max(took));

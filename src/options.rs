@@ -11,6 +11,11 @@ use crate::pool::Pool;
 /// (`None` for deferred and posted functions), and how long it ran.
 pub type SlowCallback = Box<dyn FnMut(&Loop, Option<Id>, Duration)>;
 
+/// Called while a callback is still running, longer than the limit allows: the handle whose callback
+/// it is (`None` for deferred and posted functions), and how long it has run. On a thread of kolo's
+/// own, for the loop's is the one that is stuck: it can write a log, or end the process.
+pub type StuckCallback = Box<dyn Fn(Option<Id>, Duration) + Send>;
+
 /// How a [`Loop`] is made. `..Default::default()` leaves the rest as it is.
 pub struct LoopOptions {
     /// The driver by name; `None`: the environment's `KOLO_DRIVER`, or else the best there is.
@@ -29,6 +34,10 @@ pub struct LoopOptions {
     /// The watchdog: a limit, and what to call after a callback that exceeded it. Costs two
     /// clock readings a callback.
     pub slow_callback: Option<(Duration, SlowCallback)>,
+    /// The same for a callback that does not return: a limit, and what to call once when a callback
+    /// has run for longer, while it runs. Takes a thread for the loop, which looks four times as often
+    /// as the limit is long, and two clock readings a callback.
+    pub stuck_callback: Option<(Duration, StuckCallback)>,
     /// Keep the times in [`Metrics`](crate::Metrics). Costs two clock readings a callback.
     pub measure_time: bool,
     /// The threads for work, files and names; `None`: a pool of the loop's own, with default
@@ -50,6 +59,7 @@ impl Default for LoopOptions {
             events_per_turn: EVENTS_PER_TURN,
             post_capacity: POST_CAPACITY,
             slow_callback: None,
+            stuck_callback: None,
             measure_time: false,
             pool: None,
         }
@@ -62,6 +72,10 @@ impl std::fmt::Debug for LoopOptions {
             .field("driver", &self.driver)
             .field("events_per_turn", &self.events_per_turn)
             .field("post_capacity", &self.post_capacity)
+            .field(
+                "stuck_callback",
+                &self.stuck_callback.as_ref().map(|(limit, _)| limit),
+            )
             .field(
                 "slow_callback",
                 &self.slow_callback.as_ref().map(|(limit, _)| limit),

@@ -4,8 +4,10 @@
 
 mod common;
 
+use std::cell::Cell;
 use std::io::Write;
 use std::num::NonZeroU32;
+use std::rc::Rc;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -475,5 +477,44 @@ fn loops_in_several_threads_do_not_disturb_each_other() {
         .collect();
     for thread in threads {
         thread.join().unwrap();
+    }
+}
+
+/// The callback only returns when it was reported.
+#[test]
+fn a_stuck_callback_is_reported_while_it_is_stuck() {
+    for driver in drivers() {
+        let (tell, told) = std::sync::mpsc::channel();
+        let options = LoopOptions {
+            driver: Some(driver.to_owned()),
+            stuck_callback: Some((
+                Duration::from_millis(20),
+                Box::new(move |id, ran| tell.send((id, ran)).unwrap()),
+            )),
+            ..Default::default()
+        };
+        let lp = Loop::with_options(options).unwrap();
+        let reports = Rc::new(told);
+        let (by_timer, by_task) = (reports.clone(), reports.clone());
+        let limit = Duration::from_secs(100);
+        let ours = Rc::new(Cell::new(None));
+        let expected = ours.clone();
+        let timer = Timer::after(&lp, Duration::from_millis(1), move |_| {
+            let (id, ran) = by_timer.recv_timeout(limit).unwrap();
+            assert_eq!(id, expected.get());
+            assert!(ran > Duration::from_millis(20));
+        })
+        .unwrap();
+        ours.set(Some(timer.id()));
+        lp.run(RunMode::Default).unwrap();
+        lp.defer(move |_: &Loop| {
+            let (id, _) = by_task.recv_timeout(limit).unwrap();
+            assert_eq!(id, None);
+        })
+        .unwrap();
+        lp.run(RunMode::Default).unwrap();
+        drop(lp);
+        // Each is told once, and a loop that waits is not stuck.
+        assert!(reports.try_recv().is_err());
     }
 }

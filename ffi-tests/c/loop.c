@@ -3,6 +3,7 @@
 
 #include <poll.h>
 #include <pthread.h>
+#include <semaphore.h>
 #include <sys/epoll.h>
 #include <sys/socket.h>
 #include <sys/wait.h>
@@ -950,4 +951,47 @@ TEST_WITHOUT_LOOP(a_turn_handles_so_many_events_and_no_more) {
         raw_close(&sockets[i][0]);
         raw_close(&sockets[i][1]);
     }
+}
+
+/* ---- a callback that does not return ---- */
+
+typedef struct stuck {
+    sem_t reported;
+    int reports;
+    kolo_handle handle;
+} stuck;
+
+static void on_stuck(kolo_handle handle, uint64_t elapsed_ns, void *user) {
+    stuck *me = user;
+    CHECK(elapsed_ns > MILLISECONDS(20));
+    me->handle = handle;
+    me->reports++;
+    sem_post(&me->reported);
+}
+
+static void until_reported(kolo_loop *loop, kolo_timer timer, void *user) {
+    stuck *me = user;
+    (void)loop;
+    while (sem_wait(&me->reported) != 0) CHECK(errno == EINTR);
+    CHECK(me->handle == timer);
+}
+
+TEST_WITHOUT_LOOP(a_stuck_callback_is_reported_while_it_is_stuck) {
+    kolo_loop_options options = KOLO_LOOP_OPTIONS_INIT;
+    kolo_loop *loop = NULL;
+    kolo_timer timer = 0;
+    stuck me;
+    memset(&me, 0, sizeof me);
+    sem_init(&me.reported, 0, 0);
+    options.stuck_callback_ns = MILLISECONDS(20);
+    CHECK_ERROR(kolo_loop_new(&options, &loop), KOLO_EINVAL);
+    options.on_stuck = on_stuck;
+    options.on_stuck_user = &me;
+    CHECK_OK(kolo_loop_new(&options, &loop));
+    CHECK_OK(kolo_timer_open(loop, until_reported, &me, &timer));
+    CHECK_OK(kolo_timer_start(loop, timer, 1, 0));
+    run_to_end(loop);
+    CHECK_OK(kolo_loop_free(loop));
+    CHECK_INT(me.reports, 1);
+    sem_destroy(&me.reported);
 }

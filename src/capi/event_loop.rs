@@ -26,7 +26,8 @@ use super::types::{kolo_handle, kolo_loop, kolo_pool};
 use super::work::pool;
 use crate::error::{Code, Result};
 use crate::event_loop::{Loop, RunMode, Task};
-use crate::options::{LoopOptions, SlowCallback};
+use crate::handles::Id;
+use crate::options::{LoopOptions, SlowCallback, StuckCallback};
 use crate::timer::nanoseconds;
 
 /// How long kolo_loop_run runs.
@@ -51,6 +52,12 @@ pub type kolo_slow_cb = Option<
         user: *mut c_void,
     ),
 >;
+
+/// The watchdog's report while a callback of `handle` is still running, after `elapsed_ns` nanoseconds.
+/// `handle` is 0 for a deferred or posted function. Called on a thread of kolo's own, for the loop's is
+/// the one that is stuck: so nothing may be done with the loop. It can write a log, or end the process.
+pub type kolo_stuck_cb =
+    Option<unsafe extern "C" fn(handle: kolo_handle, elapsed_ns: u64, user: *mut c_void)>;
 
 /// How a loop is made. Begin with KOLO_LOOP_OPTIONS_INIT; a member that is zero means its default.
 #[repr(C)]
@@ -79,6 +86,14 @@ pub struct kolo_loop_options {
     /// The threads for work, files and names: see kolo_pool_open. 0: a pool of the loop's own, made
     /// when it is first needed.
     pub pool: kolo_pool,
+    /// The same for a callback that does not return: when one has run for longer than this, on_stuck is
+    /// called, once, while it runs. Takes a thread for the loop, which looks four times as often as this
+    /// is long; in a forked child there is none. 0: no such watchdog.
+    pub stuck_callback_ns: u64,
+    /// Needed with stuck_callback_ns.
+    pub on_stuck: kolo_stuck_cb,
+    /// What on_stuck gets as its last argument.
+    pub on_stuck_user: *mut c_void,
 }
 
 // SAFETY: numbers, pointers and an optional function, the first of them the size.
@@ -133,8 +148,9 @@ pub type kolo_walk_cb = Option<
 /// Makes a loop, which belongs to the calling thread until kolo_loop_free or
 /// kolo_loop_detach_thread. `options` may be NULL for the defaults.
 ///
-/// Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow, or for
-/// options of a wrong size; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
+/// Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow or
+/// stuck_callback_ns without on_stuck, or for options of a wrong size; KOLO_EAGAIN if the system gives
+/// no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
 /// when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_new(
@@ -176,11 +192,33 @@ pub(super) unsafe fn loop_options(given: &kolo_loop_options) -> Result<LoopOptio
         });
         options.slow_callback = Some((Duration::from_nanos(given.slow_callback_ns), report));
     }
+    if given.stuck_callback_ns > 0 {
+        let stuck = Stuck(Callback {
+            call: needed(given.on_stuck)?,
+            user: given.on_stuck_user,
+        });
+        let report: StuckCallback = Box::new(move |id, ran| stuck.report(id, ran));
+        options.stuck_callback = Some((Duration::from_nanos(given.stuck_callback_ns), report));
+    }
     options.measure_time = given.measure_time != 0;
     if given.pool != 0 {
         options.pool = Some(pool(given.pool)?);
     }
     Ok(options)
+}
+
+/// What the watchdog's thread calls.
+struct Stuck(Callback<unsafe extern "C" fn(kolo_handle, u64, *mut c_void)>);
+
+// SAFETY: a function and a pointer, of which the header says that a thread of kolo's uses them.
+unsafe impl Send for Stuck {}
+
+impl Stuck {
+    fn report(&self, id: Option<Id>, ran: Duration) {
+        let handle = id.map_or(0, |id| id.to_raw());
+        // SAFETY: the user's function, with what it asked for.
+        unsafe { (self.0.call)(handle, nanoseconds(ran), self.0.user) }
+    }
 }
 
 /// Frees a loop. Everything that is still open is closed first: pending writes and functions hear

@@ -15,7 +15,7 @@ impl Loop {
                 self.0.leave_callback();
             }
         }
-        let started = self.enter_callback();
+        let started = self.enter_callback(id);
         let result = {
             let _leave = Leave(self);
             run(self)
@@ -37,7 +37,7 @@ impl Loop {
         run: impl FnOnce(&Loop, &mut T) -> R,
     ) -> Option<R> {
         let what = lent?;
-        let started = self.enter_callback();
+        let started = self.enter_callback(Some(id));
         let (result, what) = self.run_lent(id, what, slot, run)?;
         self.give_back(id, what, slot);
         if let Some(started) = started {
@@ -100,10 +100,10 @@ impl Loop {
 
     /// Before a callback: the time, if it is to be measured.
     #[inline]
-    pub(crate) fn enter_callback(&self) -> Option<u64> {
+    pub(crate) fn enter_callback(&self, id: Option<Id>) -> Option<u64> {
         self.clock_stale.set(true);
         self.in_callback.set(true);
-        self.meter.callback_begins()
+        self.meter.callback_begins(id)
     }
 
     /// After a callback: what it wrote goes to the kernel.

@@ -42,6 +42,7 @@ use crate::remote::Mailbox;
 use crate::signal::SignalHub;
 use crate::sys;
 use crate::timers::Wheel;
+use crate::watchdog::Watchdog;
 use closing::CloseCallback;
 
 /// How long [`Loop::run`] runs.
@@ -162,11 +163,16 @@ impl Loop {
 
     /// Makes a loop.
     ///
-    /// Errors: as [`Loop::new`]; [`Code::ENOTSUP`] for a driver that this system lacks.
+    /// Errors: as [`Loop::new`]; [`Code::ENOTSUP`] for a driver that this system lacks;
+    /// [`Code::EAGAIN`] when the system gives no thread for
+    /// [`LoopOptions::stuck_callback`].
     pub fn with_options(options: LoopOptions) -> Result<Loop> {
         sys::fork::notice();
         let driver = options.driver.or_else(|| std::env::var("KOLO_DRIVER").ok());
         let driver = AnyDriver::open(driver.as_deref(), options.events_per_turn.get() as usize)?;
+        let watchdog = options.stuck_callback;
+        let watchdog = watchdog.map(|(limit, on_stuck)| Watchdog::start(limit, on_stuck));
+        let watchdog = watchdog.transpose()?;
         let now = sys::monotonic_ns();
         let mailbox = Mailbox::new(driver.waker(), options.post_capacity.get() as usize);
         Ok(Loop {
@@ -203,7 +209,7 @@ impl Loop {
             }),
             buffer: RefCell::default(),
             mailbox,
-            meter: Meter::new(options.measure_time, options.slow_callback),
+            meter: Meter::new(options.measure_time, options.slow_callback, watchdog),
             clock_stale: Cell::new(true),
             in_callback: Cell::new(false),
             running: Cell::new(false),
@@ -447,6 +453,7 @@ struct Running<'a>(&'a Loop);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.set(false);
+        self.0.meter.no_callback_runs();
         if let Ok(mut core) = self.0.core.try_borrow_mut() {
             core.driver.rest();
         }

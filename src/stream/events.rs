@@ -38,7 +38,7 @@ impl Loop {
             self.call_lent(id, Some(handler), slot, tell);
             return;
         }
-        self.enter_callback();
+        self.enter_callback(Some(id));
         let Some(((), handler)) = self.run_lent(id, handler, slot, tell) else {
             return;
         };

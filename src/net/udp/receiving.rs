@@ -102,7 +102,7 @@ impl Loop {
                 tos: item.tos,
                 truncated: item.truncated,
             };
-            let started = self.enter_callback();
+            let started = self.enter_callback(Some(id));
             handler.on_datagram(self, UdpSocket(id), &datagram);
             let goes_on = {
                 let mut core = self.leave_callback();
