@@ -283,6 +283,58 @@ fn many_streams_that_use_up_all_buffers_lose_nothing() {
 }
 
 #[test]
+fn more_streams_than_there_are_buffers_all_get_what_came() {
+    on_uring(|lp| {
+        let logs: Vec<Log> = (0..200).map(|_| Log::default()).collect();
+        let mut streams = Vec::new();
+        let mut peers = Vec::new();
+        for log in &logs {
+            let (stream, mut peer) = connected(&lp, Script::new(log).not_reading());
+            peer.write_all(&pattern(0, 1000)).unwrap();
+            streams.push(stream);
+            peers.push(peer);
+        }
+        // In one callback, so that all of them are received from with one call.
+        in_callback(&lp, move |lp| {
+            for stream in streams {
+                stream.read_start(lp).unwrap();
+            }
+        });
+        run_until(&lp, || logs.iter().all(|log| log.data().len() == 1000));
+        logs.iter().for_each(|log| assert_pattern(&log.data(), 0));
+    });
+}
+
+#[test]
+fn a_stream_that_brings_now_much_and_now_little_keeps_its_order() {
+    on_uring(|lp| {
+        let log = Log::default();
+        let script = Script::new(&log).on_end(|lp, stream| lp.close(stream).unwrap());
+        let (tcp, peer) = connected(&lp, script);
+        let sizes = [
+            1, 300_000, 1, 1, 1, 70_000, 70_000, 9, 40_000, 1, 300_000, 5, 5, 5,
+        ];
+        for (number, size) in sizes.into_iter().enumerate() {
+            let before = log.data().len();
+            let mut writing = peer.try_clone().unwrap();
+            let writing = thread::spawn(move || writing.write_all(&pattern(before, size)).unwrap());
+            // A pause in the middle changes nothing.
+            if number % 3 == 1 {
+                run_until(&lp, || log.data().len() > before);
+                tcp.read_stop(&lp).unwrap();
+                some_turns(&lp);
+                tcp.read_start(&lp).unwrap();
+            }
+            run_until(&lp, || log.data().len() == before + size);
+            writing.join().unwrap();
+        }
+        assert_pattern(&log.data(), 0);
+        drop(peer);
+        run_until(&lp, || log.closed());
+    });
+}
+
+#[test]
 fn a_panic_in_a_callback_loses_neither_bytes_nor_buffers() {
     on_uring(|lp| {
         let log = Log::default();
@@ -347,6 +399,72 @@ fn forbid(call: libc::c_long) {
         let mode = libc::SECCOMP_MODE_FILTER;
         assert_eq!(libc::prctl(libc::PR_SET_SECCOMP, mode, &filter), 0);
     }
+}
+
+/// An echo between a stream of the loop and a peer.
+fn exchange(lp: &Loop) {
+    let log = Log::default();
+    let (tcp, mut peer) = connected(lp, Script::new(&log));
+    peer.write_all(b"x").unwrap();
+    run_until(lp, || log.data() == b"x");
+    lp.close(tcp).unwrap();
+    run_to_end(lp);
+}
+
+#[test]
+fn where_memory_may_not_be_locked_a_loop_works_or_says_why_not() {
+    in_own_process!(|| {
+        let none = libc::rlimit {
+            rlim_cur: 0,
+            rlim_max: 0,
+        };
+        // The limit does not count for root.
+        let nobody = 65534;
+        unsafe {
+            assert_eq!(libc::setrlimit(libc::RLIMIT_MEMLOCK, &none), 0);
+            if libc::geteuid() == 0 {
+                assert_eq!(libc::setgroups(0, std::ptr::null()), 0);
+                assert_eq!(libc::setgid(nobody), 0);
+                assert_eq!(libc::setuid(nobody), 0);
+            }
+        }
+        match loop_with("uring") {
+            Ok(lp) => exchange(&lp),
+            Err(error) => {
+                let code = error.code();
+                assert!(
+                    [Code::ENOMEM, Code::ENOTSUP, Code::EPERM].contains(&code),
+                    "{error}"
+                );
+            }
+        }
+        exchange(&Loop::new().unwrap());
+    });
+}
+
+#[test]
+fn without_descriptors_a_loop_says_so() {
+    in_own_process!(|| {
+        if !has_uring() {
+            return;
+        }
+        let (lowest, mut held) = (std::fs::File::open("/dev/null").unwrap(), Vec::new());
+        let few = libc::rlimit {
+            rlim_cur: std::os::fd::AsRawFd::as_raw_fd(&lowest) as libc::rlim_t + 4,
+            rlim_max: 4096,
+        };
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &few) }, 0);
+        while let Ok(another) = lowest.try_clone() {
+            held.push(another);
+        }
+        // However many there are until it is made, each step that fails is told, and leaves nothing behind.
+        for _ in 0..held.len() {
+            assert_eq!(loop_with("uring").unwrap_err().code(), Code::EMFILE);
+            drop(held.pop());
+        }
+        let free = (0..).take_while(|_| lowest.try_clone().map(|one| held.push(one)).is_ok());
+        assert!(free.count() >= 3, "descriptors were left behind");
+    });
 }
 
 #[test]
