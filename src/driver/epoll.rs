@@ -31,6 +31,12 @@ pub(crate) struct Epoll {
     wake: Arc<EventFd>,
     /// Somebody else watches the wake-up descriptor, and this epoll set.
     is_beneath: bool,
+    /// The kernel has leave to write to `events`, by an operation of a ring's.
+    #[cfg(kolo_uring)]
+    is_lent: bool,
+    /// What it wrote, and nobody has asked for yet.
+    #[cfg(kolo_uring)]
+    told: Option<usize>,
     /// The process that made the epoll set: in a forked child it is the parent's, and changing
     /// it would change it there.
     fork_generation: u32,
@@ -106,6 +112,10 @@ impl Epoll {
             collected: 0,
             wake: Arc::new(wake),
             is_beneath: true,
+            #[cfg(kolo_uring)]
+            is_lent: false,
+            #[cfg(kolo_uring)]
+            told: None,
             fork_generation: sys::fork::generation(),
         })
     }
@@ -113,6 +123,32 @@ impl Epoll {
     #[cfg(kolo_uring)]
     pub fn descriptor(&self) -> Descriptor {
         self.descriptor.as_raw_fd()
+    }
+
+    /// Where an operation of a ring's may write what is ready, and how much. Until [`Epoll::told`] says that it is
+    /// over, `wait` finds nothing. Only while all that was collected is handed out.
+    #[cfg(kolo_uring)]
+    pub fn lend(&mut self) -> (*mut libc::epoll_event, u32) {
+        self.is_lent = true;
+        (self.events.as_mut_ptr(), self.events.len() as u32)
+    }
+
+    /// The operation is over, and wrote so many: the next `wait` finds them.
+    #[cfg(kolo_uring)]
+    pub fn told(&mut self, count: usize) {
+        self.is_lent = false;
+        self.told = (count > 0).then_some(count.min(self.events.len()));
+    }
+
+    #[cfg(kolo_uring)]
+    pub fn is_lent(&self) -> bool {
+        self.is_lent
+    }
+
+    /// Whether events are told and not asked for.
+    #[cfg(kolo_uring)]
+    pub fn has_told(&self) -> bool {
+        self.told.is_some()
     }
 
     #[cfg(kolo_uring)]
@@ -239,6 +275,11 @@ impl Selector for Epoll {
 
     fn wait(&mut self, timeout_ns: Option<u64>, now_ns: u64) -> Result<usize> {
         self.collected = 0;
+        #[cfg(kolo_uring)]
+        if self.told.is_some() || self.is_lent {
+            self.collected = self.told.take().unwrap_or(0);
+            return Ok(self.collected);
+        }
         let Some(timeout_ns) = timeout_ns else {
             loop {
                 if let Some(found) = self.wait_once(Timeout::Milliseconds(-1))? {
@@ -309,6 +350,10 @@ impl Selector for Epoll {
         self.fork_generation = sys::fork::generation();
         self.wake.open()?;
         self.collected = 0;
+        #[cfg(kolo_uring)]
+        {
+            (self.is_lent, self.told) = (false, None);
+        }
         if self.is_beneath {
             return Ok(());
         }

@@ -140,8 +140,14 @@ impl<S: Selector> Readiness<S> {
     }
 
     #[cfg(kolo_uring)]
-    pub fn selector(&self) -> &S {
-        &self.selector
+    pub fn selector(&mut self) -> &mut S {
+        &mut self.selector
+    }
+
+    /// Whether events are collected that were not handed out.
+    #[cfg(kolo_uring)]
+    pub fn has_events(&self) -> bool {
+        self.handed_out < self.collected
     }
 
     fn accept_limit(&self, id: Id) -> u32 {

@@ -36,12 +36,10 @@ impl Uring {
             self.ring
                 .poll(Token::own(Operation::Wake), at, libc::POLLIN, true)?;
         }
-        if !self.watches_inner {
-            self.watches_inner = true;
-            let at = self.inner.selector().descriptor();
+        let told = self.inner.has_events() || self.inner.selector().has_told();
+        if !self.watches_inner && !told {
             self.make_room()?;
-            self.ring
-                .poll(Token::own(Operation::Inner), at, libc::POLLIN, false)?;
+            self.watch_inner()?;
         }
         if self.arming.is_empty() {
             return Ok(());
@@ -109,6 +107,38 @@ impl Uring {
                 .poll(Token::new(Operation::Write, id), at, WRITABLE, true)?;
         }
         Ok(())
+    }
+
+    /// Has the ring wait in the epoll set beneath: what is ready then comes with its completion. That costs 0.5 µs a
+    /// turn that brings something where a poll of the set and a call of epoll_wait(2) cost 0.9, and a poll of each
+    /// descriptor by the ring itself, which level-triggered watching has to ask for anew each time, 0.27 for each.
+    fn watch_inner(&mut self) -> Result<()> {
+        let token = Token::own(Operation::Inner);
+        let epoll = self.inner.selector();
+        // Outside of turns nobody asks for what is ready before he has done something else.
+        if self.can_wait_in_inner && self.in_turn {
+            self.ring.wait_in(token, epoll)?;
+        } else {
+            self.ring
+                .poll(token, epoll.descriptor(), libc::POLLIN, false)?;
+        }
+        self.watches_inner = true;
+        Ok(())
+    }
+
+    /// Something is ready in the epoll set beneath, or the watching ended.
+    pub(super) fn inner_came(&mut self, result: i32) {
+        self.watches_inner = false;
+        let epoll = self.inner.selector();
+        if epoll.is_lent() {
+            let count = usize::try_from(result).unwrap_or(0);
+            epoll.told(count);
+            self.inner_is_ready |= count > 0;
+            // An older kernel does not know the operation.
+            self.can_wait_in_inner = ![-libc::EINVAL, -libc::EOPNOTSUPP].contains(&result);
+        } else {
+            self.inner_is_ready = true;
+        }
     }
 
     /// Room for one submission.

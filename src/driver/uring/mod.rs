@@ -59,6 +59,7 @@ use ring::Ring;
 use token::{Operation, Token};
 
 pub(crate) struct Uring {
+    /// Goes before what the kernel may write to by its operations.
     ring: Ring,
     /// For all that is no TCP socket.
     inner: Readiness<Epoll>,
@@ -94,6 +95,8 @@ pub(crate) struct Uring {
     watches_wake: bool,
     watches_inner: bool,
     inner_is_ready: bool,
+    /// The kernel has an operation that waits in an epoll set.
+    can_wait_in_inner: bool,
     outer: Outer,
     /// A cancellation was pushed, which ends its operation only when the kernel runs it.
     cancels: bool,
@@ -143,6 +146,7 @@ impl Uring {
             watches_wake: false,
             watches_inner: false,
             inner_is_ready: false,
+            can_wait_in_inner: true,
             outer: Outer::default(),
             cancels: false,
         };
@@ -231,7 +235,10 @@ impl Uring {
     fn new_ring(&mut self) -> Result<()> {
         self.ring = Ring::new()?;
         self.batch = self.batch.wrapping_add(1);
-        (self.watches_wake, self.watches_inner, self.cancels) = (false, false, false);
+        if std::mem::take(&mut self.watches_inner) {
+            self.inner.selector().told(0);
+        }
+        (self.watches_wake, self.cancels) = (false, false);
         self.outer.follow(&self.ring)
     }
 }

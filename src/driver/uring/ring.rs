@@ -5,6 +5,8 @@
 //!
 //! - Receives name no memory but the provided buffers, which live as long as the ring.
 //! - Polls and cancellations name none.
+//! - The wait in the epoll set beneath names the selector's memory, which goes after the ring (`Uring`'s fields), and
+//!   which nobody else uses meanwhile ([`Epoll::lend`]).
 //! - A send is made with `MSG_DONTWAIT`, so that it is over when `io_uring_enter` has taken it: it never waits in the
 //!   kernel, and its memory, a copy of the caller's, is only read during that call.
 
@@ -18,6 +20,7 @@ use io_uring::{cqueue, opcode, squeue, EnterFlags, IoUring};
 
 use super::buffers::{Buffers, Piece};
 use super::token::{Operation, Token};
+use crate::driver::epoll::Epoll;
 use crate::error::{Code, Error, Result};
 use crate::sys::{self, Descriptor};
 
@@ -170,6 +173,18 @@ impl Ring {
             .multi(goes_on)
             .build();
         self.push(entry, token)
+    }
+
+    /// Waits until something is ready in an epoll set, and writes it to its selector's memory (Linux 6.15). That lives
+    /// longer than the ring, and nobody else looks at it before the operation is over.
+    pub fn wait_in(&mut self, token: Token, epoll: &mut Epoll) -> Result<()> {
+        let (events, room) = epoll.lend();
+        let entry = opcode::EpollWait::new(Fd(epoll.descriptor()), events.cast(), room).build();
+        let pushed = self.push(entry, token);
+        if pushed.is_err() {
+            epoll.told(0);
+        }
+        pushed
     }
 
     /// Ends an operation, which then completes with `ECANCELED` if it had not completed before.

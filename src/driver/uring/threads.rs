@@ -33,14 +33,15 @@ impl Uring {
         for token in &under_way {
             self.cancel(*token)?;
         }
+        self.cancel(Token::own(Operation::Inner))?;
         self.flush()?;
         // The kernel ends a few at a time.
-        for _ in 0..=under_way.len() {
+        for _ in 0..under_way.len() + 2 {
             let left = self
                 .lines
                 .all()
                 .any(|(_, _, line)| line.status.intersects(Status::UNDER_WAY));
-            if !left {
+            if !left && !self.watches_inner {
                 break;
             }
             self.run_now()?;

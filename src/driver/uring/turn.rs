@@ -49,8 +49,9 @@ impl Uring {
         self.is_busy = self.ready.len() >= COMPLETIONS_MIN;
         self.woken = false;
         if self.inner_is_ready || self.inner.has_more() {
-            self.inner_is_ready = false;
             self.inner.wait(Some(0), now_ns)?;
+            // A callback may have unwound: what is left of its turn comes before what is told now.
+            self.inner_is_ready = self.inner.selector().has_told();
         }
         Ok(())
     }
@@ -110,8 +111,7 @@ impl Uring {
                 self.watches_wake = completed.more;
             }
             Some(Operation::Inner) => {
-                self.inner_is_ready = true;
-                self.watches_inner = completed.more;
+                self.inner_came(completed.result);
             }
             Some(Operation::Cancel) | None => {}
         }
