@@ -14,7 +14,11 @@
 //!   accepts ahead, which neither pausing nor the bound per turn allow. A multishot poll and accept4(2) it is.
 //! - A stream's first receive is not multishot: its handler may hand the socket on when it has seen the first bytes
 //!   ([`Driver::release`]), and bytes that were received ahead could not be put back.
-//! - Descriptors that are no TCP sockets are watched by the readiness driver, whose epoll set the ring watches.
+//! - Descriptors that are no TCP sockets are watched by the readiness driver, in whose epoll set the ring waits
+//!   (`arming.rs`): a poll of each by the ring is dearer when several are ready. Datagrams go 64 with one call already.
+//! - No zero-copy sends: over loopback and veth the kernel copies after all, and it costs 1.1 to 1.4 times as much.
+//! - Files: what the kernel has in memory is cheaper without the ring; what waits for a disk is not tried yet. The
+//!   figures are in benches/README.md.
 //!
 //! Needs Linux 6.12, since nothing older was tried. [`Uring::new`] fails on an older kernel, where io_uring is disabled
 //! (kernel.io_uring_disabled) and where a filter forbids it (containers).
