@@ -6,7 +6,8 @@
 use std::fs::File as SystemFile;
 use std::io::Write;
 use std::path::PathBuf;
-use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use kolo::fs::{self, OpenFlags, Transferred};
@@ -24,8 +25,30 @@ pub struct RequestModel {
     canceled: bool,
     /// What came of it was told.
     pub told: bool,
+    /// How far a thread is with it, for the test's own work.
+    progress: Option<Arc<AtomicU8>>,
     /// The file and the place in it that it writes.
     writes: Option<(usize, usize)>,
+}
+
+const WAITS: u8 = 0;
+const RUNS: u8 = 1;
+const HAS_RUN: u8 = 2;
+
+/// While work runs, also when it panics.
+struct Runs<'a>(&'a AtomicU8);
+
+impl Runs<'_> {
+    fn begin(progress: &AtomicU8) -> Runs<'_> {
+        progress.store(RUNS, Ordering::SeqCst);
+        Runs(progress)
+    }
+}
+
+impl Drop for Runs<'_> {
+    fn drop(&mut self) {
+        self.0.store(HAS_RUN, Ordering::SeqCst);
+    }
 }
 
 /// What stands at a place of a file.
@@ -99,6 +122,7 @@ impl World {
         let model = RequestModel {
             canceled: false,
             told: false,
+            progress: None,
             writes,
         };
         if let Some((file, place)) = writes {
@@ -111,8 +135,11 @@ impl World {
         let (at, token, there) = (self.handles.len(), Token::new(), SharedToken::new());
         let class = WorkClass::ALL[number as usize % 3];
         let panics = number.is_multiple_of(11);
+        let progress = Arc::new(AtomicU8::new(WAITS));
+        let known = progress.clone();
         let work = move || {
             let _there = &there;
+            let _runs = Runs::begin(&progress);
             match number / 3 % 8 {
                 0 => std::thread::sleep(Duration::from_micros(300)),
                 1 => std::thread::sleep(Duration::from_micros(30)),
@@ -138,7 +165,9 @@ impl World {
             });
         };
         let got = lp.work_in(class, work, done);
-        self.requested("Loop::work_in", got, None);
+        if let Some(at) = self.requested("Loop::work_in", got, None) {
+            self.request(at).progress = Some(known);
+        }
     }
 
     /// What came of a request is told. `fits`: it is what must come, if it was not taken back.
@@ -148,6 +177,16 @@ impl World {
         let request = self.request(at);
         let again = std::mem::replace(&mut request.told, true);
         let canceled = request.canceled;
+        let progress = request.progress.as_ref();
+        let progress = progress.map(|progress| progress.load(Ordering::SeqCst));
+        let settled = match progress {
+            Some(WAITS) => code == Some(Code::ECANCELED),
+            Some(RUNS) => false,
+            _ => !canceled || progress.is_none(),
+        };
+        self.check(settled, || {
+            format!("request #{at} ends with {code:?}, and its work stands at {progress:?}")
+        });
         self.note(|| format!("request #{at} -> {code:?}"));
         let fits = match code {
             Some(Code::ECANCELED) => canceled || !open,
