@@ -414,6 +414,37 @@ fn closing_in_on_descriptors_is_final() {
 }
 
 #[test]
+fn failing_in_on_descriptors_leaves_the_bytes_untold() {
+    struct Failing(Log);
+    impl StreamHandler for Failing {
+        fn on_data(&mut self, _: &Loop, _: Stream, data: &[u8]) {
+            self.0.push(Event::Data(data.to_vec()));
+        }
+        fn on_descriptors(&mut self, lp: &Loop, stream: Stream, _: usize, _: bool) {
+            stream.fail(lp, Code::EPROTO.into()).unwrap();
+        }
+        fn on_error(&mut self, _: &Loop, _: Stream, error: kolo::Error) {
+            self.0.push(Event::Error(error.code()));
+        }
+        fn on_close(&mut self, _: &Loop, _: Stream) {
+            self.0.push(Event::Close);
+        }
+    }
+    each_driver(|lp| {
+        let log = Log::default();
+        let quiet = |_: &Loop, _: Stream, _: &[u8]| ();
+        let (receiver, sender) = LocalStream::pair(&lp, Failing(log.clone()), quiet).unwrap();
+        receiver.receive_descriptors(&lp, true).unwrap();
+        let null = File::open("/dev/null").unwrap();
+        sender
+            .write_with_descriptors(&lp, "x", &[null.as_fd()], ignore)
+            .unwrap();
+        run_until(&lp, || log.closed());
+        assert_eq!(log.events(), [Event::Error(Code::EPROTO), Event::Close]);
+    });
+}
+
+#[test]
 fn a_stream_is_not_released_before_the_bytes_that_came_with_descriptors_are_told() {
     /// Has memory of its own, or not.
     struct Releasing(Log, Option<[u8; 2]>);

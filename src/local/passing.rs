@@ -341,7 +341,9 @@ impl Loop {
             return;
         };
         drop(bytes);
-        self.stream_bytes(id, received.bytes(buffer));
+        if self.hears_bytes(id) {
+            self.stream_bytes(id, received.bytes(buffer));
+        }
     }
 
     /// Bytes came into a handler's own memory, for a stream that takes descriptors; whether the
@@ -352,6 +354,13 @@ impl Loop {
             let _telling = Telling::of(self, id);
             handler.on_descriptors(self, Stream(id), waiting, lost);
         }
-        self.core.borrow_mut().handles.get(id).is_ok()
+        self.hears_bytes(id)
+    }
+
+    /// Whether the stream is there and whole: one that was failed in `on_descriptors` hears no more bytes.
+    fn hears_bytes(&self, id: Id) -> bool {
+        let mut core = self.core.borrow_mut();
+        let stream = state(&mut core.handles, LocalStream::from_id(id));
+        stream.is_ok_and(|stream| !stream.has_failed())
     }
 }

@@ -104,6 +104,11 @@ impl StreamState {
         self.status.contains(Status::ATTACHED)
     }
 
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    pub fn has_failed(&self) -> bool {
+        self.status.contains(Status::FAILED)
+    }
+
     pub fn is_connecting(&self) -> bool {
         self.status.contains(Status::CONNECTING)
     }
