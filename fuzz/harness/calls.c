@@ -816,14 +816,16 @@ static void use_udp(slot *at)
     completion *write;
     int result;
     transmit.to = take_below(8) ? &to : NULL;
-    switch (take_below(9)) {
+    switch (take_below(10)) {
+    case 9: judged(at, UDP, kolo_udp_send_cancel(loop, at->handle, at->write)); break;
     case 0:
     case 1: judged(at, UDP, kolo_udp_send(loop, at->handle, block, length, transmit.to)); break;
     case 2:
         transmit.segment_size = take();
         write = new_completion(at->object, length);
         const kolo_buffer buffer = {write->memory, length};
-        result = kolo_udp_send_owned(loop, at->handle, &buffer, 1, &transmit, datagram_sent, write);
+        result = kolo_udp_send_owned(loop, at->handle, &buffer, 1, &transmit, datagram_sent, write,
+                                     &at->write);
         written(at->object, write, judged(at, UDP, result));
         break;
     case 3: {
