@@ -1,4 +1,4 @@
-//! The table of handles: generational identifiers over a slot map.
+//! The table of handles: generational identifiers over [`Slots`].
 //!
 //! An [`Id`] is 64 bits: the slot's index (24 bits), a tag of the loop it belongs to (8 bits)
 //! and the slot's generation (32 bits). A handle that was closed, or that belongs to another
@@ -9,7 +9,6 @@ use std::fmt;
 use std::num::NonZeroU64;
 
 use bitflags::bitflags;
-use slotmap::{DefaultKey, Key, KeyData, SlotMap};
 
 #[cfg(any(feature = "net", all(unix, feature = "local")))]
 use crate::accept::ListenerState;
@@ -26,6 +25,7 @@ use crate::process::ProcessState;
 use crate::remote::WakerState;
 use crate::request::RequestState;
 use crate::signal::SignalState;
+use crate::slots::{Slots, INDEX_BITS, LIVE, SLOTS_MAX};
 use crate::stream::StreamState;
 use crate::sys::fork::ForkLock;
 use crate::timer::TimerState;
@@ -40,17 +40,10 @@ use crate::watch::WatchState;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(NonZeroU64);
 
-const INDEX_BITS: u32 = 24;
-const TAG_BITS: u32 = 8;
 const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
-const TAG_MASK: u64 = (1 << TAG_BITS) - 1;
 
-/// Handles that one loop can hold at once: what the index of an [`Id`] can count (slot 0 of
-/// the slot map is never used).
-pub(crate) const HANDLES_MAX: usize = (1 << INDEX_BITS) - 2;
-
-/// The lowest bit of a generation: set while its slot is in use, so in every [`Id`].
-const GENERATION_OCCUPIED: u64 = 1 << 32;
+/// Handles that one loop can hold at once.
+pub(crate) const HANDLES_MAX: usize = SLOTS_MAX;
 
 impl Id {
     /// The number as the C ABI has it.
@@ -62,23 +55,9 @@ impl Id {
     /// live handle is only seen when it is used.
     pub const fn from_raw(raw: u64) -> Option<Id> {
         match NonZeroU64::new(raw) {
-            Some(number) if raw & GENERATION_OCCUPIED != 0 => Some(Id(number)),
+            Some(number) if raw & LIVE != 0 => Some(Id(number)),
             _ => None,
         }
-    }
-
-    fn pack(key: DefaultKey, tag: u8) -> Id {
-        let raw = key.data().as_ffi() | u64::from(tag) << INDEX_BITS;
-        // The generation of an occupied slot is odd, so the number is not 0.
-        Id(NonZeroU64::new(raw).unwrap_or(NonZeroU64::MIN))
-    }
-
-    fn tag(self) -> u8 {
-        (self.0.get() >> INDEX_BITS & TAG_MASK) as u8
-    }
-
-    fn key(self) -> DefaultKey {
-        KeyData::from_ffi(self.0.get() & !(TAG_MASK << INDEX_BITS)).into()
     }
 
     /// The slot's index, for tables beside this one.
@@ -241,7 +220,7 @@ impl Entry {
 pub(crate) type Slot<T> = fn(&mut Body) -> Option<&mut Option<T>>;
 
 pub(crate) struct Handles {
-    slots: SlotMap<DefaultKey, Entry>,
+    slots: Slots<Entry>,
     /// [`HANDLES_MAX`]; less in tests, which have not the memory for so many.
     capacity: usize,
     tag: u8,
@@ -253,10 +232,11 @@ pub(crate) struct Handles {
 
 impl Handles {
     pub fn new() -> Handles {
+        let tag = tags::take();
         Handles {
-            slots: SlotMap::new(),
+            slots: Slots::new(tag),
             capacity: HANDLES_MAX,
-            tag: tags::take(),
+            tag,
             holding: 0,
             hidden: 0,
         }
@@ -281,7 +261,10 @@ impl Handles {
             timer: TimerKey::NONE,
             body,
         };
-        Ok(Id::pack(self.slots.insert(entry), self.tag))
+        match self.slots.insert(entry) {
+            Ok(name) => Ok(Id(name)),
+            Err(_) => Err(Code::ENOBUFS.into()),
+        }
     }
 
     /// A handle of the loop's own.
@@ -295,37 +278,30 @@ impl Handles {
     /// The entry of a live handle: not closed, of this loop.
     #[inline]
     pub fn get_mut(&mut self, id: Id) -> Result<&mut Entry> {
-        match self.any_mut(id) {
-            Some(entry) if !entry.flags.contains(Flags::CLOSING) => Ok(entry),
-            _ => Err(Code::EBADF.into()),
-        }
+        self.slots.get_mut(id.to_raw()).ok_or(Code::EBADF.into())
     }
 
     /// The entry, also of a handle that is closing.
     #[inline]
     pub fn any_mut(&mut self, id: Id) -> Option<&mut Entry> {
-        if id.tag() != self.tag {
-            return None;
-        }
-        self.slots.get_mut(id.key())
+        self.slots.any_mut(id.to_raw())
+    }
+
+    /// The handle is dead for the user: from now on only [`Handles::any_mut`] finds it.
+    pub fn begin_closing(&mut self, id: Id) -> Result<&mut Entry> {
+        let entry = self.slots.hide(id.to_raw()).ok_or(Code::EBADF)?;
+        entry.flags.insert(Flags::CLOSING);
+        Ok(entry)
     }
 
     pub fn get(&self, id: Id) -> Result<&Entry> {
-        let entry = if id.tag() == self.tag {
-            self.slots.get(id.key())
-        } else {
-            None
-        };
-        match entry {
-            Some(entry) if !entry.flags.contains(Flags::CLOSING) => Ok(entry),
-            _ => Err(Code::EBADF.into()),
-        }
+        self.slots.get(id.to_raw()).ok_or(Code::EBADF.into())
     }
 
     /// Has the processor fetch the entry, which is soon to be used.
     #[inline]
     pub fn touch(&self, id: Id) {
-        let flags = self.slots.get(id.key()).map(|entry| entry.flags.bits());
+        let flags = self.slots.get(id.to_raw()).map(|entry| entry.flags.bits());
         // The value is of no use; what counts is that nobody waits for it.
         std::hint::black_box(flags);
     }
@@ -336,11 +312,8 @@ impl Handles {
     }
 
     pub fn remove(&mut self, id: Id) -> Option<Entry> {
-        if id.tag() != self.tag {
-            return None;
-        }
         self.set_active(id, false);
-        let entry = self.slots.remove(id.key())?;
+        let entry = self.slots.remove(id.to_raw())?;
         self.hidden -= usize::from(entry.flags.contains(Flags::INTERNAL));
         Some(entry)
     }
@@ -391,7 +364,7 @@ impl Handles {
             .slots
             .iter()
             .filter(|(_, entry)| !entry.flags.intersects(hidden));
-        live.map(|(key, _)| Id::pack(key, self.tag)).collect()
+        live.map(|(name, _)| Id(name)).collect()
     }
 
     /// Every handle that is not closing, the loop's own too.
@@ -400,23 +373,21 @@ impl Handles {
             .slots
             .iter()
             .filter(|(_, e)| !e.flags.contains(Flags::CLOSING));
-        live.map(|(key, _)| Id::pack(key, self.tag)).collect()
+        live.map(|(name, _)| Id(name)).collect()
     }
 
     /// Every handle, closing ones included.
     pub fn every_id(&self) -> Vec<Id> {
-        let keys = self.slots.keys();
-        keys.map(|key| Id::pack(key, self.tag)).collect()
+        self.slots.iter().map(|(name, _)| Id(name)).collect()
     }
 
     /// Everything that a driver may have registered.
     pub fn sources(&mut self) -> impl Iterator<Item = (Id, &mut Source)> {
-        let tag = self.tag;
         let live = self
             .slots
             .iter_mut()
             .filter(|(_, e)| !e.flags.contains(Flags::CLOSING));
-        live.filter_map(move |(key, entry)| Some((Id::pack(key, tag), entry.body.source()?)))
+        live.filter_map(|(name, entry)| Some((Id(name), entry.body.source()?)))
     }
 }
 

@@ -70,6 +70,7 @@ mod process;
 mod remote;
 mod request;
 mod signal;
+mod slots;
 mod stream;
 mod sys;
 pub mod system;

@@ -187,8 +187,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
     }
     #[cfg(feature = "net")]
     udp::flush(core, id);
-    let entry = core.handles.get_mut(id)?;
-    entry.flags.insert(Flags::CLOSING);
+    let entry = core.handles.begin_closing(id)?;
     let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
     let mut lingers = false;
     match &mut entry.body {
