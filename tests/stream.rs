@@ -1497,8 +1497,8 @@ fn both_timeouts_count_on_their_own() {
         let log = Log::default();
         let (ours, _peer) = carried(&lp, Script::new(&log));
         fill(&lp, ours);
-        ours.set_timeouts(&lp, Some(ms(10)), Some(ms(25))).unwrap();
         let started = Instant::now();
+        ours.set_timeouts(&lp, Some(ms(10)), Some(ms(25))).unwrap();
         let count = |which| log.count(&Event::Timeout(which)) as u32;
         run_until(&lp, || {
             count(Timeout::Read) >= 4 && count(Timeout::Write) >= 2
