@@ -457,6 +457,14 @@ pub(crate) trait Driver {
     ) -> Result<usize> {
         self.send(id, source, slices)
     }
+    /// As [`Driver::send_copied`]; `None` when all was taken.
+    #[inline(always)] // into the way of every message
+    fn send_whole(&mut self, id: Id, source: &mut Source, bytes: &[u8]) -> Option<Result<usize>> {
+        match self.send_copied(id, source, &[IoSlice::new(bytes)]) {
+            Ok(sent) if sent == bytes.len() => None,
+            outcome => Some(outcome),
+        }
+    }
     /// Has everything reach the kernel that `send_copied` took; what it does not take. Then a
     /// [`Completion::Sent`] follows, as after a send.
     fn take_unsent(&mut self, _id: Id, _source: &mut Source) -> Result<Option<Vec<u8>>> {
@@ -572,6 +580,20 @@ impl AnyDriver {
     }
 }
 
+impl AnyDriver {
+    /// [`Driver::send_whole`] of a driver that was asked for by name.
+    #[inline(never)] // the way of the other stays short
+    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
+    fn send_whole_otherwise(
+        &mut self,
+        id: Id,
+        source: &mut Source,
+        bytes: &[u8],
+    ) -> Option<Result<usize>> {
+        either!(self, driver => driver.send_whole(id, source, bytes))
+    }
+}
+
 /// Errors that say nothing about what the system has.
 #[cfg(kolo_uring)]
 fn is_shortage(code: Code) -> bool {
@@ -597,7 +619,15 @@ impl Driver for AnyDriver {
         sources: &'s mut S,
         buffer: &'b mut Buffer,
     ) -> Option<(Id, &'s mut S::Stream, &'b [u8])> {
-        either!(self, driver => driver.next_received(sources, buffer))
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyDriver::Epoll(driver) => driver.next_received(sources, buffer),
+            #[cfg(not(target_os = "linux"))]
+            AnyDriver::Portable(driver) => driver.next_received(sources, buffer),
+            // Only for the driver that loops have when they ask for none: one way stays short.
+            #[allow(unreachable_patterns)]
+            _ => None,
+        }
     }
 
     fn has_more(&self) -> bool {
@@ -632,6 +662,18 @@ impl Driver for AnyDriver {
         slices: &[IoSlice<'_>],
     ) -> Result<usize> {
         either!(self, driver => driver.send_copied(id, source, slices))
+    }
+
+    #[inline(always)]
+    fn send_whole(&mut self, id: Id, source: &mut Source, bytes: &[u8]) -> Option<Result<usize>> {
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyDriver::Epoll(driver) => driver.send_whole(id, source, bytes),
+            #[cfg(not(target_os = "linux"))]
+            AnyDriver::Portable(driver) => driver.send_whole(id, source, bytes),
+            #[allow(unreachable_patterns)]
+            _ => self.send_whole_otherwise(id, source, bytes),
+        }
     }
 
     fn take_unsent(&mut self, id: Id, source: &mut Source) -> Result<Option<Vec<u8>>> {

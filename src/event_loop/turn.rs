@@ -158,23 +158,32 @@ impl Loop {
         // Stays borrowed: callbacks see bytes in it. A loop does not run inside its own callbacks.
         let mut buffer = self.buffer.borrow_mut();
         loop {
+            self.run_received(&mut buffer);
+            let next = {
+                let core = &mut *self.core.borrow_mut();
+                core.driver.next(&mut core.handles, &mut buffer)
+            };
+            let Some(completion) = next else { return };
+            self.meter.event();
+            self.completed(completion, &buffer);
+        }
+    }
+
+    /// Hands out what nearly all completions are, until there is something else, or nothing.
+    #[inline(never)] // so that what is needed for each message stays in registers
+    fn run_received(&self, buffer: &mut Buffer) {
+        loop {
             let mut borrowed = self.core.borrow_mut();
             let core = &mut *borrowed;
-            let received = core.driver.next_received(&mut core.handles, &mut buffer);
-            if let Some((id, stream, bytes)) = received {
-                self.meter.event();
-                if let Some(handler) = stream.receives(self, core.now) {
-                    drop(borrowed);
-                    self.tell_bytes(id, handler, bytes);
-                }
-                continue;
-            }
-            let Some(completion) = core.driver.next(&mut core.handles, &mut buffer) else {
+            let received = core.driver.next_received(&mut core.handles, buffer);
+            let Some((id, stream, bytes)) = received else {
                 return;
             };
             self.meter.event();
-            drop(borrowed);
-            self.completed(completion, &buffer);
+            if let Some(handler) = stream.receives(self, core.now) {
+                drop(borrowed);
+                self.tell_bytes(id, handler, bytes);
+            }
         }
     }
 

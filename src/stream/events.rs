@@ -35,8 +35,7 @@ impl Loop {
             handler.on_data(lp, Stream(id), bytes);
         };
         if self.meter.times_callbacks() {
-            self.call_lent(id, Some(handler), slot, tell);
-            return;
+            return self.tell_timed(id, handler, tell);
         }
         self.enter_callback(Some(id));
         let Some(((), handler)) = self.run_lent(id, handler, slot, tell) else {
@@ -58,6 +57,17 @@ impl Loop {
             }
             Some(owner) => flush(core, owner),
         }
+    }
+
+    /// The same where the time of callbacks is of interest.
+    #[cold]
+    fn tell_timed(
+        &self,
+        id: Id,
+        handler: Box<dyn StreamHandler>,
+        tell: impl FnOnce(&Loop, &mut Box<dyn StreamHandler>),
+    ) {
+        self.call_lent(id, Some(handler), slot, tell);
     }
 
     /// After a callback whose handler cannot go back.

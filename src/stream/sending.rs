@@ -172,14 +172,16 @@ pub(super) fn hand_over_gathered(
     gathered: &mut Gathered,
 ) -> Option<Result<usize>> {
     let bytes = gathered.bytes();
-    let outcome = driver.send_copied(id, &mut stream.source, &[IoSlice::new(bytes)]);
-    let all = matches!(outcome, Ok(sent) if sent == bytes.len());
-    if all && !stream.status.contains(Status::SHUTTING) {
-        gathered.clear();
-        return None;
+    if let Some(outcome) = driver.send_whole(id, &mut stream.source, bytes) {
+        return Some(outcome);
     }
-    Some(outcome)
+    if stream.status.contains(Status::SHUTTING) {
+        return Some(Ok(bytes.len()));
+    }
+    gathered.clear();
+    None
 }
+
 /// Sends what is gathered and then `data`, for a stream that has nothing queued.
 fn send_now(core: &mut Core, id: Id, data: &[u8]) {
     let Core {
@@ -202,6 +204,7 @@ fn send_now(core: &mut Core, id: Id, data: &[u8]) {
 }
 
 /// After what was gathered and then `data` were handed to the kernel: queues what it did not take.
+#[cold]
 pub(super) fn sent_now(core: &mut Core, id: Id, data: &[u8], outcome: Result<usize>) {
     let Core {
         handles, gathered, ..
