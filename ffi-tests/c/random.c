@@ -461,7 +461,7 @@ static int act_on_udp(slot *me) {
     case 1: {
         payload *payload = new_payload(me, length);
         kolo_buffer buffer = {payload->bytes, length};
-        int result = kolo_udp_send_owned(the_loop, me->handle, &buffer, 1, &transmit, write_done, payload);
+        int result = kolo_udp_send_owned(the_loop, me->handle, &buffer, 1, &transmit, write_done, payload, NULL);
         if (result >= 0)
             me->writes++;
         else
