@@ -201,6 +201,9 @@ typedef kolo_stream kolo_tty;
 /** The number of a group of loops. It belongs to no loop; 0 is never one. */
 typedef uint64_t kolo_group;
 
+/** The number of a simulation. It belongs to one thread; 0 is never one. */
+typedef uint64_t kolo_sim;
+
 /** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
 typedef ptrdiff_t kolo_socket;
 
@@ -473,6 +476,8 @@ typedef enum kolo_feature {
     KOLO_FEATURE_WATCH = 32,
     /** Terminals. */
     KOLO_FEATURE_TTY = 64,
+    /** Simulations. */
+    KOLO_FEATURE_SIM = 128,
 } kolo_feature;
 
 /**
@@ -5089,6 +5094,289 @@ int kolo_directory_read_sync(kolo_loop *loop,
                              kolo_entry_cb each,
                              void *user);
 
+/* Simulations ====================================================================================
+ *
+ * Servers and clients on virtual time and a network in memory, with faults, all drawn from one seed: a
+ * program on kolo can be tested with hours of traffic in seconds, on networks that lose packets, reset
+ * connections and fall apart, and a failure is a number. The same seed, the same program and the same
+ * version of kolo give the same run, to the byte.
+ *
+ * kolo_sim_new makes a world, kolo_sim_loop_new a loop on one of its hosts, which is used like any
+ * other: timers, hooks, TCP, UDP, names (kolo_sim_set_name), work, posts. kolo_sim_run then runs all
+ * its loops, on the calling thread: time passes when no loop has anything to do, at once, and a little
+ * with every turn. Work runs on the loop's own thread, after a time that is drawn; so do files, which
+ * are the real disk's. What other threads post comes when it comes, and a run with them cannot be
+ * repeated. Everything else needs a kernel and gets KOLO_ENOTSUP: foreign descriptors, adopted and
+ * released sockets, moving a stream, Unix-domain sockets, pipes, terminals, signals, processes,
+ * watched files, multicast, broadcast and control messages of UDP.
+ *
+ * The program must do its part: draw its random numbers from kolo_sim_random, and ask no other clock
+ * than kolo_loop_now. kolo_sim_digest tells whether two runs were the same, kolo_sim_on_trace shows
+ * where they part.
+ *
+ * A simulation is a number. It belongs to the thread that made it, with its loops: other threads get
+ * KOLO_EWRONGTHREAD. A number that was freed, or never was one, gets KOLO_EBADF. Addresses of hosts
+ * are looked at without their ports. Probabilities are in parts per million (_ppm).
+ */
+
+/** Why a run has ended. */
+typedef enum kolo_sim_outcome {
+    /** Nothing keeps any loop alive. */
+    KOLO_SIM_DONE = 0,
+    /** The condition of kolo_sim_run_until has come true. */
+    KOLO_SIM_MET = 1,
+    /** A loop was stopped (kolo_loop_stop). */
+    KOLO_SIM_STOPPED = 2,
+    /** The time is over. */
+    KOLO_SIM_TIME_LIMIT = 3,
+    /**
+     * Loops are alive, but nothing can happen any more: they wait for each other, or for nothing. A
+     * server that waits for clients counts as alive, unless its listener has no reference (kolo_unref).
+     */
+    KOLO_SIM_QUIET = 4,
+} kolo_sim_outcome;
+
+/** What a member of kolo_sim_options means that is zero. */
+typedef enum kolo_sim_preset {
+    /** A network that works, and whatever is legal in small: partial reads and writes, varying delays. */
+    KOLO_SIM_USUAL = 0,
+    /** Nothing is partial, and no delay varies: for tests that count. */
+    KOLO_SIM_PLAIN = 1,
+    /**
+     * A bad network: long and varying delays, lost and doubled packets, connections that are refused
+     * and reset, small buffers, half of all reads and writes partial.
+     */
+    KOLO_SIM_HARSH = 2,
+} kolo_sim_preset;
+
+/** The network between two hosts, in each direction. Begin with KOLO_SIM_LINK_INIT. */
+typedef struct kolo_sim_link {
+    /** sizeof(kolo_sim_link), set by KOLO_SIM_LINK_INIT. */
+    size_t size;
+    /** How long a packet is under way, at least. With latency_max_ns 0 too: 50 to 500 microseconds. */
+    uint64_t latency_min_ns;
+    /**
+     * How long a packet is under way, at most; 0: as latency_min_ns. Datagrams overtake each other, the
+     * segments of one connection do not.
+     */
+    uint64_t latency_max_ns;
+    /** Bytes per second; packets wait for those before them. 0: no limit. */
+    uint64_t bandwidth;
+    /**
+     * The largest packet in bytes, from 64 to 65536; 0: 1460. Connections send segments of this size;
+     * larger datagrams travel in pieces, each of which may be lost.
+     */
+    uint32_t packet_max;
+    /** How likely a packet is lost. TCP sends it again. */
+    uint32_t loss_ppm;
+    /** How likely a datagram comes twice. */
+    uint32_t duplicate_ppm;
+    /** How likely a segment with data resets its connection, on both sides (KOLO_ECONNRESET). */
+    uint32_t reset_ppm;
+    /** How likely a connection is refused (KOLO_ECONNREFUSED), though somebody listens. */
+    uint32_t refuse_ppm;
+} kolo_sim_link;
+
+/**
+ * How a simulation is made. Begin with KOLO_SIM_OPTIONS_INIT; a member that is zero means what the
+ * preset says.
+ */
+typedef struct kolo_sim_options {
+    /** sizeof(kolo_sim_options), set by KOLO_SIM_OPTIONS_INIT. */
+    size_t size;
+    /** What all chance is drawn from. */
+    uint64_t seed;
+    /**
+     * The network between hosts, where kolo_sim_set_link says nothing else. Read during the call. NULL:
+     * the preset's.
+     */
+    const kolo_sim_link *link;
+    /** How long one turn of a loop takes, at least: the time until it may have its next. 1 microsecond. */
+    uint64_t turn_min_ns;
+    /** How long one turn of a loop takes, at most. 20 microseconds. */
+    uint64_t turn_max_ns;
+    /** How long work, files and names take, at least. 50 microseconds. */
+    uint64_t work_min_ns;
+    /** How long work, files and names take, at most. 5 milliseconds. */
+    uint64_t work_max_ns;
+    /** How long sent bytes may go unacknowledged until KOLO_ETIMEDOUT. 924 seconds. */
+    uint64_t give_up_ns;
+    /** A kolo_sim_preset. */
+    uint32_t preset;
+    /** How likely a reading call brings only a part of what has come. */
+    uint32_t partial_read_ppm;
+    /** How likely a writing call takes only a part of what there is room for. */
+    uint32_t partial_write_ppm;
+    /** The kernel's send buffer of a socket in bytes, where its owner does not set one. */
+    uint32_t send_buffer;
+    /** The kernel's receive buffer of a socket in bytes, where its owner does not set one. */
+    uint32_t receive_buffer;
+    /** Sockets that one loop may have; one more gets KOLO_EMFILE. 0: no limit. */
+    uint32_t descriptors;
+} kolo_sim_options;
+
+/**
+ * Whether a run is to end: any value but 0 ends it. Called before every turn, with no callback
+ * running. It may use the loops, also free one, but not run them (KOLO_EBUSY).
+ */
+typedef int (*kolo_sim_condition_cb)(kolo_sim sim, void *user);
+
+/**
+ * Gets a line about what has happened, `length` bytes and a NUL, without a line end: the time in
+ * seconds, by whom, what, from where, to where, and for bytes how many and a hash of them.
+ */
+typedef void (*kolo_sim_trace_cb)(const char *line, size_t length, void *user);
+
+/**
+ * Makes a world with nobody in it. `options` may be NULL for the defaults, with seed 0.
+ *
+ * Errors: KOLO_EINVAL if `out` is NULL, for options of a wrong size, a preset that there is not, a
+ * minimum that is greater than its maximum, a time of more than a year, a probability above a million,
+ * and a packet size out of its range.
+ */
+int kolo_sim_new(const kolo_sim_options *options,
+                 kolo_sim *out);
+
+/**
+ * Frees a simulation: its number is dead. Its loops stay, and can still be used, run by kolo_loop_run,
+ * and freed.
+ *
+ * Errors: KOLO_EBUSY inside a callback of one of its loops.
+ */
+int kolo_sim_free(kolo_sim sim);
+
+/**
+ * Makes a loop on the host at an address, which is made if there is none. Several loops on one host
+ * are like programs on one machine: they share its ports, and reach each other by the loopback
+ * addresses, too. `options` may be NULL; of them the driver, the pool, measure_time and the watchdog
+ * mean nothing here: a callback takes no virtual time.
+ *
+ * It is freed by kolo_loop_free, which closes its sockets as those of a program that ends. kolo_sim_run
+ * runs it, with the others. kolo_loop_run runs the simulation until this loop is done, and gets
+ * KOLO_EDEADLK if nothing can happen any more and it is still alive; with KOLO_RUN_NOWAIT the loop has
+ * one turn, and no time passes. kolo_loop_detach_thread gets KOLO_ENOTSUP.
+ *
+ * Errors: KOLO_EINVAL if `host` or `out` is NULL, for an unspecified, loopback or multicast address, and
+ * for options of a wrong size.
+ */
+int kolo_sim_loop_new(kolo_sim sim,
+                      const kolo_address *host,
+                      const kolo_loop_options *options,
+                      kolo_loop **out);
+
+/**
+ * Gives a host another address, of the same family or the other. A host has sockets of IPv6 if it has
+ * an address of IPv6.
+ *
+ * Errors: KOLO_ENOENT if there is no such host; KOLO_EADDRINUSE if a host has the address; KOLO_EINVAL
+ * for an unspecified, loopback or multicast address.
+ */
+int kolo_sim_add_address(kolo_sim sim,
+                         const kolo_address *host,
+                         const kolo_address *address);
+
+/**
+ * Says what a name stands for: `count` addresses, in the order in which they should be tried; with none
+ * the name is forgotten. Case does not matter. Addresses need not be a host's.
+ *
+ * Errors: KOLO_EINVAL if `name` is NULL or no UTF-8, or `addresses` is NULL with a count.
+ */
+int kolo_sim_set_name(kolo_sim sim,
+                      const char *name,
+                      const kolo_address *addresses,
+                      size_t count);
+
+/**
+ * Runs all loops for at most `limit_ns` nanoseconds of virtual time (UINT64_MAX: without limit): until
+ * nothing keeps any of them alive, nothing can happen any more, or one is stopped. While any loop is
+ * alive, those that are not have their turns, too: take the reference (kolo_unref) from what serves
+ * others, and the run ends when they are done.
+ *
+ * Returns a kolo_sim_outcome.
+ *
+ * Errors: KOLO_EBUSY inside a callback of one of its loops.
+ */
+int kolo_sim_run(kolo_sim sim,
+                 uint64_t limit_ns);
+
+/**
+ * As kolo_sim_run, and until `condition` returns another value than 0.
+ *
+ * Errors: KOLO_EINVAL if `condition` is NULL; as there.
+ */
+int kolo_sim_run_until(kolo_sim sim,
+                       uint64_t limit_ns,
+                       kolo_sim_condition_cb condition,
+                       void *user);
+
+/** Nanoseconds of virtual time since the simulation was made. */
+int kolo_sim_elapsed(kolo_sim sim, uint64_t *out_ns);
+
+/** A random number from the seed. Drawing one changes what is drawn after it. */
+int kolo_sim_random(kolo_sim sim, uint64_t *out);
+
+/**
+ * A number for all that has happened: packets, calls on sockets, turns, with their times and bytes. Two
+ * runs with the same digest were the same, as far as one number of 64 bits can tell.
+ */
+int kolo_sim_digest(kolo_sim sim,
+                    uint64_t *out);
+
+/**
+ * Has `cb` called with a line about each thing that happens from now on, after the turn in which it
+ * happened. Tracing does not change the run. NULL: no more.
+ */
+int kolo_sim_on_trace(kolo_sim sim, kolo_sim_trace_cb cb, void *user);
+
+/**
+ * Says how the network between two hosts is, in both directions, from now on; NULL: as between all.
+ *
+ * Errors: KOLO_ENOENT if there is no such host; KOLO_EINVAL for a link of a wrong size, and as
+ * kolo_sim_new.
+ */
+int kolo_sim_set_link(kolo_sim sim,
+                      const kolo_address *a,
+                      const kolo_address *b,
+                      const kolo_sim_link *link);
+
+/**
+ * Cuts two hosts off from each other: nothing passes, also not what is under way. Connections notice
+ * after give_up_ns, or by their own timeouts.
+ *
+ * Errors: KOLO_ENOENT if there is no such host.
+ */
+int kolo_sim_partition(kolo_sim sim,
+                       const kolo_address *a,
+                       const kolo_address *b);
+
+/**
+ * Undoes kolo_sim_partition.
+ *
+ * Errors: KOLO_ENOENT if there is no such host.
+ */
+int kolo_sim_heal(kolo_sim sim, const kolo_address *a, const kolo_address *b);
+
+/** Undoes every kolo_sim_partition. */
+int kolo_sim_heal_all(kolo_sim sim);
+
+/**
+ * Resets all connections between two hosts, as a firewall that was started anew. Returns how many.
+ *
+ * Errors: KOLO_ENOENT if there is no such host.
+ */
+int kolo_sim_reset_connections(kolo_sim sim, const kolo_address *a, const kolo_address *b);
+
+/**
+ * How many sockets a loop of the simulation may have; what exceeds it gets KOLO_EMFILE. 0: no limit.
+ * Those it has stay.
+ *
+ * Errors: KOLO_EINVAL for a loop that is not the simulation's, and if it is NULL; KOLO_EBADF for one
+ * that was freed; KOLO_EWRONGTHREAD for one of another thread.
+ */
+int kolo_sim_set_descriptors(kolo_sim sim,
+                             kolo_loop *loop,
+                             uint32_t descriptors);
+
 #ifdef __cplusplus
 }
 #endif
@@ -5126,6 +5414,9 @@ int kolo_directory_read_sync(kolo_loop *loop,
 #define KOLO_PROCESS_OPTIONS_INIT \
     { sizeof(kolo_process_options), NULL, NULL, NULL, NULL, NULL, 0, NULL, 0, NULL, 0, 0, 0, 0, 0, \
       0, 0, false, false, false, false, false, false, false, false }
+#define KOLO_SIM_LINK_INIT { sizeof(kolo_sim_link), 0, 0, 0, 0, 0, 0, 0, 0 }
+#define KOLO_SIM_OPTIONS_INIT \
+    { sizeof(kolo_sim_options), 0, NULL, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KOLO_WATCH_OPTIONS_INIT { sizeof(kolo_watch_options), 0, false, 0 }
 #define KOLO_RESOURCE_USAGE_INIT { sizeof(kolo_resource_usage), 0, 0, 0, 0, 0, 0, 0, 0, 0 }
 #define KOLO_STAT_INIT { sizeof(kolo_stat), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0 }

@@ -147,6 +147,8 @@ pub(crate) fn open(
     }
     let spare = match options.policy {
         AcceptPolicy::Wait => None,
+        // A simulation can reset them without a descriptor.
+        AcceptPolicy::Reject if lp.is_simulated() => None,
         AcceptPolicy::Reject => match reserve() {
             Ok(spare) => Some(spare),
             Err(error) => return Err((error, source.object.into_socket())),
@@ -202,24 +204,26 @@ fn accept_on(core: &mut Core, id: Id) -> Result<()> {
 }
 
 impl Loop {
-    pub(crate) fn listener_accepted(&self, id: Id, socket: Socket) {
+    pub(crate) fn listener_accepted(&self, id: Id, object: Object) {
         let stream;
         let handler = {
             let mut core = self.core.borrow_mut();
             let Ok(listener) = state(&mut core.handles, id) else {
-                return;
+                return core.driver.discard(object);
             };
             listener.short = false;
             listener.retry = listener.options.retry_min;
             // Where accepted sockets do not inherit it (Linux and the BSDs do).
             #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
-            if listener.options.nodelay {
+            if let (true, Object::Socket(socket)) = (listener.options.nodelay, &object) {
                 // Only a connection that is broken already refuses; reading will tell.
                 let _ = socket.set_tcp_nodelay(true);
             }
-            stream = match listener.kind {
-                Kind::LocalListener => StreamState::new(Source::of_local(socket), Kind::Local),
-                _ => StreamState::new(Source::of_socket(socket), Kind::Tcp),
+            stream = match (listener.kind, object) {
+                (Kind::LocalListener, Object::Socket(socket)) => {
+                    StreamState::new(Source::of_local(socket), Kind::Local)
+                }
+                (_, object) => StreamState::new(Source::new(object), Kind::Tcp),
             };
             listener.handler.take()
         };
@@ -255,6 +259,12 @@ impl Loop {
             if listener.spare.is_some() {
                 reject_waiting(listener);
             }
+            #[cfg(feature = "sim")]
+            if let (AcceptPolicy::Reject, Some(simulated)) =
+                (listener.options.policy, core.driver.simulated())
+            {
+                simulated.reject_waiting(&listener.source, listener.options.per_turn);
+            }
             retry_after(core, id, pause);
             tells
         };
@@ -275,7 +285,8 @@ impl Loop {
         if listener.paused {
             return;
         }
-        if listener.options.policy == AcceptPolicy::Reject && listener.spare.is_none() {
+        let real = !matches!(&listener.source.object, object if object.is_simulated());
+        if real && listener.options.policy == AcceptPolicy::Reject && listener.spare.is_none() {
             listener.spare = reserve().ok();
         }
         let pause = listener.retry;

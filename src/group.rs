@@ -17,6 +17,8 @@ use std::time::Duration;
 use socket2::Socket;
 
 use crate::accept::{Acceptor, BoxedAcceptor};
+use crate::driver::endpoint::ip_address;
+use crate::driver::Object;
 use crate::driver::Source;
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Loop, RunMode};
@@ -293,7 +295,7 @@ impl LoopGroup {
             ..options.clone()
         };
         let first = listener::socket_at(&address, &each)?;
-        address = crate::net::tcp::ip_address(first.local_addr()?)?;
+        address = ip_address(first.local_addr()?)?;
         let mut sockets = vec![first];
         while sockets.len() < self.count() {
             let next = match spreads {
@@ -541,7 +543,7 @@ fn accept_handed(lp: &Loop, listener: Id, socket: Socket) {
     }
     HANDED.set(true);
     let _handed = Handed;
-    lp.listener_accepted(listener, socket);
+    lp.listener_accepted(listener, Object::Socket(socket));
 }
 
 impl Acceptor for Spread {

@@ -12,6 +12,8 @@ use bitflags::bitflags;
 
 #[cfg(any(feature = "net", all(unix, feature = "local")))]
 use crate::accept::ListenerState;
+#[cfg(feature = "sim")]
+use crate::driver::Object;
 use crate::driver::{Source, Sources};
 use crate::error::{Code, Result};
 #[cfg(feature = "fs")]
@@ -388,6 +390,24 @@ impl Handles {
             .iter_mut()
             .filter(|(_, e)| !e.flags.contains(Flags::CLOSING));
         live.filter_map(|(name, entry)| Some((Id(name), entry.body.source()?)))
+    }
+}
+
+#[cfg(feature = "sim")]
+impl Body {
+    /// Whether it is one of those that a simulation has not.
+    pub fn needs_kernel(&self) -> bool {
+        let source = match self {
+            Body::Timer(_) | Body::Hook(_) | Body::Waker(_) | Body::Request(_) => return false,
+            #[cfg(feature = "fs")]
+            Body::File(_) | Body::Directory(_) => return false,
+            Body::Listener(listener) => &listener.source,
+            Body::Stream(stream) => &stream.source,
+            Body::Udp(udp) => &udp.source,
+            Body::Attempt(attempt) => &attempt.source,
+            _ => return true,
+        };
+        !matches!(source.object, Object::None | Object::Simulated(_))
     }
 }
 

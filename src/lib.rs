@@ -70,6 +70,8 @@ mod process;
 mod remote;
 mod request;
 mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 mod slots;
 mod stream;
 mod sys;

@@ -149,6 +149,9 @@ pub(crate) struct Lookup {
     service: Service,
     options: ResolveOptions,
     found: Option<Result<Resolved>>,
+    /// What a simulation has for it, where the system is not asked.
+    #[cfg(feature = "sim")]
+    answer: Option<Result<Resolved>>,
 }
 
 impl Lookup {
@@ -158,10 +161,16 @@ impl Lookup {
             service: Service::Port(port),
             options,
             found: None,
+            #[cfg(feature = "sim")]
+            answer: None,
         }
     }
 
     fn ask(&self) -> Result<Resolved> {
+        #[cfg(feature = "sim")]
+        if let Some(answer) = &self.answer {
+            return answer.clone();
+        }
         let (name, port) = match &self.service {
             Service::Name(name) => (Some(name.as_str()), None),
             Service::Port(port) => (None, Some(*port)),
@@ -177,6 +186,23 @@ impl Lookup {
             return Err(Code::EAI_NODATA.into());
         }
         Ok(resolved)
+    }
+
+    /// With the answer of a simulation, if the loop belongs to one.
+    #[cfg(feature = "sim")]
+    pub fn in_world_of(mut self, lp: &Loop) -> Lookup {
+        let core = lp.core.borrow();
+        if let Some(simulated) = core.driver.simulated() {
+            let answer = match self.service {
+                Service::Port(port) => {
+                    crate::sim::resolve(simulated, self.host.as_deref(), port, &self.options)
+                }
+                // The names of services are the machine's.
+                Service::Name(_) => Err(Code::EAI_SERVICE.into()),
+            };
+            self.answer = Some(answer);
+        }
+        self
     }
 
     /// What a request's job brought.
@@ -195,10 +221,30 @@ struct ReverseLookup {
     address: SocketAddr,
     options: ReverseOptions,
     found: Option<Result<Named>>,
+    /// As in [`Lookup`].
+    #[cfg(feature = "sim")]
+    answer: Option<Result<Named>>,
+}
+
+/// The answer of a simulation that the loop belongs to.
+#[cfg(feature = "sim")]
+fn named_in_world_of(
+    lp: &Loop,
+    address: &SocketAddr,
+    options: &ReverseOptions,
+) -> Option<Result<Named>> {
+    let core = lp.core.borrow();
+    let simulated = core.driver.simulated()?;
+    Some(crate::sim::named(simulated, address, options))
 }
 
 impl Job for ReverseLookup {
     fn run(&mut self) {
+        #[cfg(feature = "sim")]
+        if let Some(answer) = self.answer.take() {
+            self.found = Some(answer);
+            return;
+        }
         self.found = Some(sys::names::reverse(&self.address, &self.options));
     }
 }
@@ -283,7 +329,11 @@ impl Loop {
             service,
             options: options.clone(),
             found: None,
+            #[cfg(feature = "sim")]
+            answer: None,
         };
+        #[cfg(feature = "sim")]
+        let lookup = lookup.in_world_of(self);
         let done = |lp: &Loop, request, home| done(lp, request, Lookup::outcome(home));
         let request = self.submit(WorkClass::Slow, lookup, Hold::MayAbandon, done)?;
         self.limit_lookup(request, options.timeout)
@@ -321,6 +371,8 @@ impl Loop {
             address,
             options: options.clone(),
             found: None,
+            #[cfg(feature = "sim")]
+            answer: named_in_world_of(self, &address, options),
         };
         let done = |lp: &Loop, request, home: Result<Box<ReverseLookup>>| {
             let outcome = home.and_then(|lookup| lookup.found.unwrap_or(Err(Code::EPANIC.into())));

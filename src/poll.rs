@@ -82,6 +82,7 @@ impl Poll {
         if !sys::is_open(at) {
             return Err(Code::EBADF.into());
         }
+        lp.needs_kernel()?;
         let source = Source::new(Object::Foreign(at));
         let state = PollState {
             source,

@@ -142,6 +142,25 @@ impl Pool {
         self.queue(class, job, Some((home, id)), may_abandon)
     }
 
+    /// A place for the work of a request that no thread comes to: [`Ticket::perform`] does it.
+    #[cfg(feature = "sim")]
+    pub(crate) fn hold(
+        &self,
+        class: WorkClass,
+        job: Box<dyn Job>,
+        home: Weak<Mailbox>,
+        id: Id,
+        may_abandon: bool,
+    ) -> Arc<Ticket> {
+        Arc::new(Ticket {
+            stopper: job.stopper(),
+            job: Mutex::new(Some(job)),
+            lane: self.0.lanes[class as usize].clone(),
+            home: Some((home, id)),
+            may_abandon,
+        })
+    }
+
     /// Queues work whose outcome nobody waits for. It comes back when the pool does not take it.
     #[cfg_attr(not(feature = "fs"), allow(dead_code))]
     pub(crate) fn submit_detached(
@@ -295,6 +314,22 @@ impl Ticket {
             stopper.store(true, Ordering::Relaxed);
         }
         self.stopper.is_some()
+    }
+
+    /// Does the work here and now.
+    #[cfg(feature = "sim")]
+    pub fn perform(&self) {
+        /// For as long as the work runs, which may ask whether it may wait for disks.
+        struct Worker(u64);
+        impl Drop for Worker {
+            fn drop(&mut self) {
+                WORKER.set(self.0);
+            }
+        }
+        let _worker = Worker(WORKER.replace(u64::MAX));
+        if let Some(job) = self.take() {
+            self.run(job, u64::MAX);
+        }
     }
 
     /// What the thread with this number does.

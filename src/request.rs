@@ -276,6 +276,20 @@ impl Loop {
         // Not while the loop is borrowed: a job that is refused is dropped, and what is in it is the user's.
         let pool = self.core()?.pool.get_or_insert_with(Pool::default).clone();
         let (home, may_abandon) = (Arc::downgrade(&self.mailbox), hold == Hold::MayAbandon);
+        #[cfg(feature = "sim")]
+        if self.is_simulated() {
+            let ticket = pool.hold(class, Box::new(job), home, id, may_abandon);
+            let mut core = self.core()?;
+            state(&mut core, id)?.stage = Stage::AtPool(ticket);
+            core.handles.set_active(id, true);
+            if let Some(simulated) = core.driver.simulated() {
+                simulated
+                    .world
+                    .borrow_mut()
+                    .begin_work(simulated.number, id);
+            }
+            return Ok(Request(id));
+        }
         match pool.submit(class, Box::new(job), home, id, may_abandon) {
             Ok(ticket) => {
                 let mut core = self.core()?;
@@ -315,6 +329,17 @@ impl Loop {
         core.handles.set_active(id, true);
         over(&mut core, id);
         Ok(Request(id))
+    }
+
+    /// In a simulation: the time has come that the work was to take.
+    #[cfg(feature = "sim")]
+    pub(crate) fn work_due(&self, id: Id) {
+        let ticket = match state(&mut self.core.borrow_mut(), id).map(|it| &it.stage) {
+            Ok(Stage::AtPool(ticket)) => ticket.clone(),
+            _ => return, // taken back
+        };
+        // What it brings comes home through the mailbox, in this turn.
+        ticket.perform();
     }
 
     fn insert_request<J: Any>(

@@ -49,6 +49,7 @@ impl Signal {
     ///
     /// Errors: [`Code::ENOBUFS`] when the loop holds as many handles as it can.
     pub fn open(lp: &Loop, callback: impl FnMut(&Loop, Signal, i32) + 'static) -> Result<Signal> {
+        lp.needs_kernel()?;
         let state = SignalState {
             number: 0,
             callback: Some(Box::new(callback)),

@@ -138,6 +138,7 @@ impl Tty {
         descriptor: Descriptor,
         handler: Box<dyn StreamHandler>,
     ) -> Result<Tty> {
+        lp.needs_kernel()?;
         lp.can_insert()?;
         terminal::check(descriptor)?;
         let access = terminal::access_mode(descriptor)?;

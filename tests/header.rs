@@ -41,6 +41,7 @@ const PARTS: &[&str] = &[
     "fs",
     "file",
     "directory",
+    "sim",
 ];
 
 fn root() -> PathBuf {

@@ -404,6 +404,27 @@ def resolve_tells_what_cannot_be_looked_up():
         expect(f"{name}: no such name or service (KOLO_EAI_NONAME)" in done.stderr.decode().splitlines(), done.stderr)
     for wrong in [(), ("--seconds", "1"), ("--seconds", "x", "localhost"), ("--seconds", "0", "localhost")]:
         expect_equal(run_program("resolve", *wrong).returncode, 2, wrong)
+# ---- sim_counter ------------------------------------------------------------------------------------------------------
+
+
+@test
+def sim_counter_finds_its_bug_by_seed_and_shows_it_again():
+    found = run_program("sim_counter")
+    expect_equal(found.returncode, 1, found.stderr)
+    first, second = found.stdout.decode().splitlines()
+    seed = re.match(r"seed (\d+): client [123]: ", first).group(1)
+    expect_equal(second, f"and again, the same run: ./sim_counter --seed {seed} --trace shows it")
+    traces = [run_program("sim_counter", "--seed", seed, "--trace") for _ in range(2)]
+    expect_equal(traces[0].stdout, traces[1].stdout)
+    expect(len(traces[0].stdout.splitlines()) > 500 and first in traces[0].stdout.decode().splitlines())
+
+
+@test
+def sim_counter_without_the_bug_passes_every_seed():
+    passed = run_program("sim_counter", "--fixed", "--seeds", "300")
+    expect_equal((passed.returncode, passed.stdout), (0, b"300 seeds passed\n"), passed.stderr)
+
+
 # ---- watch ------------------------------------------------------------------------------------------------------------
 
 

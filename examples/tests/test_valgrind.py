@@ -110,6 +110,7 @@ def valgrind_finds_nothing_in_the_smaller_examples():
             expect_clean(run_program("tcp_client", "127.0.0.1", server.port, stdin=get("/big", version="1.0"), valgrind=True))
             port = server.port
         expect_clean(run_program("resolve", "localhost", "127.0.0.1", valgrind=True))
+        expect_clean(run_program("sim_counter", "--fixed", "--seeds", "3", valgrind=True))
         expect_clean(run_program("tcp_client", "localhost", port, "x", valgrind=True), 1)
         expect_clean(run_program("foreign_fd", "127.0.0.1", port, "/", valgrind=True), 1)
     with temporary_folder() as folder, Program("watch", folder, valgrind=True) as program:

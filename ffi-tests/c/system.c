@@ -319,7 +319,7 @@ TEST_WITHOUT_LOOP(interfaces_need_room) {
 
 TEST_WITHOUT_LOOP(features_are_known_ones) {
     uint32_t all = KOLO_FEATURE_NET | KOLO_FEATURE_LOCAL | KOLO_FEATURE_PROCESS | KOLO_FEATURE_FS | KOLO_FEATURE_DNS |
-                   KOLO_FEATURE_WATCH | KOLO_FEATURE_TTY;
+                   KOLO_FEATURE_WATCH | KOLO_FEATURE_TTY | KOLO_FEATURE_SIM;
     CHECK_INT(kolo_features() & ~all, 0);
     CHECK(kolo_features() & KOLO_FEATURE_NET); /* without it there would be no kolo_tcp_listen in these tests */
 }

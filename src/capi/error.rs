@@ -403,6 +403,8 @@ pub enum kolo_feature {
     KOLO_FEATURE_WATCH = 32,
     /// Terminals.
     KOLO_FEATURE_TTY = 64,
+    /// Simulations.
+    KOLO_FEATURE_SIM = 128,
 }
 
 /// What the library that the program runs with was built with: kolo_feature combined with |. The
@@ -419,6 +421,7 @@ pub extern "C" fn kolo_features() -> u32 {
         (cfg!(feature = "dns"), KOLO_FEATURE_DNS),
         (cfg!(feature = "watch"), KOLO_FEATURE_WATCH),
         (cfg!(feature = "tty"), KOLO_FEATURE_TTY),
+        (cfg!(feature = "sim"), KOLO_FEATURE_SIM),
     ];
     let there = all.iter().filter(|(there, _)| *there);
     there.fold(0, |bits, (_, feature)| bits | *feature as u32)

@@ -56,6 +56,8 @@ pub mod poll;
 pub mod process;
 pub mod remote;
 pub mod signal;
+#[cfg(feature = "sim")]
+pub mod sim;
 pub mod stream;
 pub mod system;
 #[cfg(feature = "net")]

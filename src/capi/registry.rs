@@ -26,7 +26,7 @@ thread_local! {
 
 /// A thread's name for ownership. Unlike the system's it is never used again; unlike
 /// `std::thread::current` it can be had from the destructors of thread-local variables.
-fn this_thread() -> Option<NonZeroU64> {
+pub(super) fn this_thread() -> Option<NonZeroU64> {
     static LAST: AtomicU64 = AtomicU64::new(0);
     let number = THREAD.try_with(|number| {
         if number.get() == 0 {

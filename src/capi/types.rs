@@ -87,6 +87,8 @@ pub type kolo_pipe = kolo_stream;
 pub type kolo_tty = kolo_stream;
 /// The number of a group of loops. It belongs to no loop; 0 is never one.
 pub type kolo_group = u64;
+/// The number of a simulation. It belongs to one thread; 0 is never one.
+pub type kolo_sim = u64;
 /// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
 pub type kolo_socket = intptr_t;
 

@@ -53,10 +53,13 @@
     allow(dead_code, reason = "the rooms that use it are left out")
 )]
 
+pub(crate) mod endpoint;
 #[cfg(target_os = "linux")]
 pub(crate) mod epoll;
 pub(crate) mod polling;
 pub(crate) mod readiness;
+#[cfg(feature = "sim")]
+pub(crate) mod sim;
 #[cfg(kolo_uring)]
 pub(crate) mod uring;
 
@@ -193,6 +196,9 @@ pub(crate) enum Object {
     File(crate::sys::File),
     /// The user's: watched, never closed.
     Foreign(Descriptor),
+    /// A socket of a simulation: only its driver closes it.
+    #[cfg(feature = "sim")]
+    Simulated(sim::SocketKey),
 }
 
 /// A handle's part in the driver.
@@ -221,6 +227,14 @@ impl Object {
         }
     }
 
+    /// Whether it belongs to a simulation.
+    pub fn is_simulated(&self) -> bool {
+        #[cfg(feature = "sim")]
+        return matches!(self, Object::Simulated(_));
+        #[cfg(not(feature = "sim"))]
+        false
+    }
+
     /// The descriptor, for whoever takes it out of kolo.
     #[cfg(unix)]
     #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
@@ -229,6 +243,8 @@ impl Object {
             Object::Socket(socket) | Object::Local(socket) => Some(socket.into()),
             Object::File(file) => file.into_owned(),
             Object::None | Object::Foreign(_) => None,
+            #[cfg(feature = "sim")]
+            Object::Simulated(_) => None,
         }
     }
 }
@@ -283,6 +299,8 @@ impl Source {
             #[cfg(unix)]
             Object::File(file) => Some(file.descriptor()),
             Object::Foreign(descriptor) => Some(*descriptor),
+            #[cfg(feature = "sim")]
+            Object::Simulated(_) => None,
         }
     }
 }
@@ -365,6 +383,9 @@ pub(crate) enum Completion {
     Connected(Id, Result<()>),
     /// A connection came.
     Accepted(Id, Socket),
+    /// A connection came to a listener of a simulation.
+    #[cfg(feature = "sim")]
+    AcceptedSimulated(Id, sim::SocketKey),
     /// Accepting failed and has stopped.
     AcceptFailed(Id, Error),
     /// Datagrams came.
@@ -375,6 +396,9 @@ pub(crate) enum Completion {
     DatagramsSent(Id),
     /// A foreign descriptor is ready, or could not be watched any more.
     Polled(Id, Result<Interest>),
+    /// The time has come for a request's work, which has no threads in a simulation.
+    #[cfg(feature = "sim")]
+    WorkDue(Id),
 }
 
 /// Ends another thread's `wait`. Kept by whoever may call; outlives the driver.
@@ -533,6 +557,8 @@ pub(crate) enum AnyDriver {
     Portable(readiness::Readiness<polling::Portable>),
     #[cfg(kolo_uring)]
     Uring(Box<uring::Uring>),
+    #[cfg(feature = "sim")]
+    Simulated(Box<sim::Simulated>),
 }
 
 /// The same call on whichever driver it is.
@@ -544,6 +570,8 @@ macro_rules! either {
             AnyDriver::Portable($driver) => $call,
             #[cfg(kolo_uring)]
             AnyDriver::Uring($driver) => $call,
+            #[cfg(feature = "sim")]
+            AnyDriver::Simulated($driver) => $call,
         }
     };
 }
@@ -576,6 +604,35 @@ impl AnyDriver {
                 Err(_) => Err(Code::ENOTSUP.into()),
             },
             _ => Err(Code::ENOTSUP.into()),
+        }
+    }
+
+    /// The time by the clock that the driver's loop goes by.
+    #[inline]
+    pub fn clock_ns(&self) -> u64 {
+        #[cfg(feature = "sim")]
+        if let AnyDriver::Simulated(driver) = self {
+            return driver.now();
+        }
+        crate::sys::monotonic_ns()
+    }
+
+    /// Closes what no handle has.
+    pub fn discard(&self, object: Object) {
+        #[cfg(feature = "sim")]
+        if let (Object::Simulated(key), Some(driver)) = (&object, self.simulated()) {
+            driver.world.borrow_mut().close(*key);
+        }
+        drop(object);
+    }
+
+    /// The driver, if it is that of a simulation.
+    #[cfg(feature = "sim")]
+    #[inline]
+    pub fn simulated(&self) -> Option<&sim::Simulated> {
+        match self {
+            AnyDriver::Simulated(driver) => Some(driver),
+            _ => None,
         }
     }
 }

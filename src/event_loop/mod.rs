@@ -150,6 +150,9 @@ pub struct Loop {
     pub(crate) at_once_left: Cell<usize>,
     #[cfg(feature = "capi")]
     embedder: Cell<*mut ()>,
+    /// What runs it, with others, on virtual time.
+    #[cfg(feature = "sim")]
+    pub(crate) simulation: Option<crate::sim::Member>,
 }
 
 impl Loop {
@@ -166,14 +169,22 @@ impl Loop {
     /// Errors: as [`Loop::new`]; [`Code::ENOTSUP`] for a driver that this system lacks;
     /// [`Code::EAGAIN`] when the system gives no thread for
     /// [`LoopOptions::stuck_callback`].
-    pub fn with_options(options: LoopOptions) -> Result<Loop> {
+    pub fn with_options(mut options: LoopOptions) -> Result<Loop> {
         sys::fork::notice();
-        let driver = options.driver.or_else(|| std::env::var("KOLO_DRIVER").ok());
+        let driver = options.driver.take();
+        let driver = driver.or_else(|| std::env::var("KOLO_DRIVER").ok());
         let driver = AnyDriver::open(driver.as_deref(), options.events_per_turn.get() as usize)?;
+        Loop::over(driver, options)
+    }
+
+    /// A loop over this driver.
+    ///
+    /// Errors: [`Code::EAGAIN`] when the system gives no thread for the watchdog.
+    pub(crate) fn over(driver: AnyDriver, options: LoopOptions) -> Result<Loop> {
         let watchdog = options.stuck_callback;
         let watchdog = watchdog.map(|(limit, on_stuck)| Watchdog::start(limit, on_stuck));
         let watchdog = watchdog.transpose()?;
-        let now = sys::monotonic_ns();
+        let now = driver.clock_ns();
         let mailbox = Mailbox::new(driver.waker(), options.post_capacity.get() as usize);
         Ok(Loop {
             core: RefCell::new(Core {
@@ -219,6 +230,8 @@ impl Loop {
             at_once_left: Cell::new(crate::fs::AT_ONCE_PER_TURN),
             #[cfg(feature = "capi")]
             embedder: Cell::new(std::ptr::null_mut()),
+            #[cfg(feature = "sim")]
+            simulation: None,
         })
     }
 
@@ -230,6 +243,10 @@ impl Loop {
     /// child before [`Loop::forked`]; those of the system's wait call.
     pub fn run(&self, mode: RunMode) -> Result<bool> {
         drop(self.core()?);
+        #[cfg(feature = "sim")]
+        if let Some(member) = &self.simulation {
+            return member.run(self, mode);
+        }
         if self.running.replace(true) {
             return Err(Code::EBUSY.into());
         }
@@ -249,6 +266,45 @@ impl Loop {
         }
         self.stopping.set(false);
         Ok(alive)
+    }
+
+    /// One turn of a loop that is run by its simulation. Whether it asked to be stopped.
+    #[cfg(feature = "sim")]
+    pub(crate) fn simulated_turn(&self) -> Result<bool> {
+        drop(self.core()?);
+        if self.running.replace(true) {
+            return Err(Code::EBUSY.into());
+        }
+        let _running = Running(self);
+        // Time passes between turns, and not while one waits.
+        self.update_now();
+        self.turn(RunMode::NoWait)?;
+        Ok(self.stopping.replace(false))
+    }
+
+    /// Whether it was asked to stop before it ran; it is not any more.
+    #[cfg(feature = "sim")]
+    pub(crate) fn take_stop(&self) -> bool {
+        self.stopping.replace(false)
+    }
+
+    /// When the loop has something to do, by its clock; `None`: never by itself.
+    #[cfg(feature = "sim")]
+    pub(crate) fn due(&self) -> Option<u64> {
+        let mut core = self.core.borrow_mut();
+        if core.ending {
+            return None;
+        }
+        let at_hand = core.driver.has_more()
+            || !core.deferred.is_empty()
+            || !core.closing.is_empty()
+            || !core.finals.is_empty()
+            || !core.hooks[crate::hook::HookKind::Idle as usize - 1].is_empty()
+            || self.mailbox.has_posts();
+        match at_hand {
+            true => Some(0),
+            false => core.wheel.next_deadline(),
+        }
     }
 
     /// Makes [`Loop::run`] return after the turn that is running; before a run, that run returns
@@ -281,7 +337,8 @@ impl Loop {
 
     /// Reads the clock anew, for a callback that ran long.
     pub fn update_now(&self) {
-        self.core.borrow_mut().now = sys::monotonic_ns();
+        let core = &mut *self.core.borrow_mut();
+        core.now = core.driver.clock_ns();
         self.clock_stale.set(false);
     }
 
@@ -321,7 +378,7 @@ impl Loop {
     /// descriptor is readable.
     pub fn backend_timeout(&self) -> Option<Duration> {
         let mut core = self.core.borrow_mut();
-        core.now = sys::monotonic_ns();
+        core.now = core.driver.clock_ns();
         self.timeout(&mut core).map(Duration::from_nanos)
     }
 
@@ -408,7 +465,30 @@ impl Loop {
     /// A new handle.
     pub(crate) fn insert(&self, body: Body) -> Result<Id> {
         self.can_insert()?;
-        self.core()?.handles.insert(body)
+        let mut core = self.core()?;
+        #[cfg(feature = "sim")]
+        if core.driver.simulated().is_some() && body.needs_kernel() {
+            return Err(Code::ENOTSUP.into());
+        }
+        core.handles.insert(body)
+    }
+
+    /// Whether the loop belongs to a simulation.
+    #[cfg_attr(not(any(feature = "net", feature = "fs")), allow(dead_code))]
+    pub(crate) fn is_simulated(&self) -> bool {
+        #[cfg(feature = "sim")]
+        return self.simulation.is_some();
+        #[cfg(not(feature = "sim"))]
+        false
+    }
+
+    /// To be asked before something is begun that only the kernel has: an error in a simulation.
+    pub(crate) fn needs_kernel(&self) -> Result<()> {
+        #[cfg(feature = "sim")]
+        if self.is_simulated() {
+            return Err(Code::ENOTSUP.into());
+        }
+        Ok(())
     }
 
     /// Whether [`Loop::insert`] would take a handle: to be asked before something of the user's
@@ -428,16 +508,16 @@ impl Loop {
     #[inline]
     pub(crate) fn fresh_clock(&self, core: &mut Core) -> u64 {
         if self.clock_stale.get() || !self.in_callback.get() {
-            core.now = sys::monotonic_ns();
+            core.now = core.driver.clock_ns();
             self.clock_stale.set(false);
         }
         core.now
     }
 
-    /// Whether callbacks have run since the clock was read.
+    /// Whether callbacks have run since the clock was read, in which time may have passed.
     #[inline]
     pub(crate) fn clock_is_stale(&self) -> bool {
-        self.clock_stale.get()
+        self.clock_stale.get() && !self.is_simulated()
     }
 
     /// Whether small writes may be gathered: somebody will send them when the callback returns.

@@ -1,11 +1,12 @@
 //! One turn: the phases, in their order.
 
 use super::{Core, Deferred, Loop, RunMode};
+#[cfg(any(feature = "net", all(unix, feature = "local")))]
+use crate::driver::Object;
 use crate::driver::{Buffer, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::handles::{Id, Kind};
 use crate::hook::HookKind;
-use crate::sys;
 
 impl Core {
     /// Has the processor fetch the entries of the next timers that are due, all at once: with a
@@ -125,13 +126,13 @@ impl Loop {
             Some(0)
         } else {
             if self.clock_stale.get() && core.wheel.len() > 0 {
-                core.now = sys::monotonic_ns();
+                core.now = core.driver.clock_ns();
             }
             self.timeout(core)
         };
         let idle_since = self.meter.idle_begins(timeout);
         let outcome = core.driver.wait(timeout, core.now);
-        core.now = sys::monotonic_ns();
+        core.now = core.driver.clock_ns();
         self.clock_stale.set(false);
         self.meter.idle_ended(idle_since, core.now);
         outcome
@@ -200,7 +201,9 @@ impl Loop {
             #[cfg(not(feature = "net"))]
             Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
             #[cfg(any(feature = "net", all(unix, feature = "local")))]
-            Completion::Accepted(id, socket) => self.listener_accepted(id, socket),
+            Completion::Accepted(id, socket) => {
+                self.listener_accepted(id, Object::Socket(socket));
+            }
             #[cfg(any(feature = "net", all(unix, feature = "local")))]
             Completion::AcceptFailed(id, error) => self.listener_failed(id, error),
             #[cfg(not(any(feature = "net", all(unix, feature = "local"))))]
@@ -216,6 +219,12 @@ impl Loop {
             | Completion::DatagramFailed(..)
             | Completion::DatagramsSent(_) => {}
             Completion::Polled(id, outcome) => self.polled(id, outcome),
+            #[cfg(feature = "sim")]
+            Completion::AcceptedSimulated(id, socket) => {
+                self.listener_accepted(id, Object::Simulated(socket));
+            }
+            #[cfg(feature = "sim")]
+            Completion::WorkDue(id) => self.work_due(id),
         }
     }
 

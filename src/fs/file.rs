@@ -233,6 +233,11 @@ impl File {
             Err(error) => return Err((error, Some(file))),
         };
         let open = OpenFile::new(file, pool).map_err(|(error, file)| (error, Some(file)))?;
+        if lp.is_simulated() {
+            // Whether a disk must be waited for is not to show in a run that can be repeated.
+            open.cannot_read_now();
+            open.cannot_write_now();
+        }
         let open = Some(Arc::new(open));
         let inserted = lp.insert(Body::File(FileState { open }));
         // It was asked before whether there is room.

@@ -190,6 +190,7 @@ impl LocalListener {
         options: &LocalListenOptions,
         handler: BoxedAcceptor,
     ) -> Result<LocalListener> {
+        lp.needs_kernel()?;
         lp.can_insert()?;
         let socket = sys::local_socket()?;
         let binding = Binding {

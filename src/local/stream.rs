@@ -106,6 +106,7 @@ impl LocalStream {
         options: &LocalConnectOptions,
         handler: Box<dyn StreamHandler>,
     ) -> Result<LocalStream> {
+        lp.needs_kernel()?;
         let address = name.to_address()?;
         let mut stream = StreamState::new(Source::of_local(sys::local_socket()?), Kind::Local);
         stream.begin_connecting();

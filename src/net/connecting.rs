@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use super::race::Race;
-use super::tcp::{socket_for, ConnectOptions, TcpStream};
+use super::tcp::{source_for, ConnectOptions, TcpStream};
 use crate::driver::{Driver, Object, Source};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred, Loop};
@@ -177,7 +177,7 @@ fn is_shortage(code: Code) -> bool {
 
 fn attempt(core: &mut Core, stream: Id, address: SocketAddr) -> Result<Id> {
     let connecting = core.connecting.get(&stream).ok_or(Code::EBADF)?;
-    let source = Source::of_socket(socket_for(&address, &connecting.options)?);
+    let source = source_for(&core.driver, &address, &connecting.options)?;
     let body = Body::Attempt(Box::new(Attempt {
         source,
         stream,
@@ -348,6 +348,8 @@ pub(super) fn look_up(
     done: impl FnOnce(&Loop, Result<Resolved>) + 'static,
 ) -> Result<()> {
     let lookup = Lookup::of_host(host, port, options);
+    #[cfg(feature = "sim")]
+    let lookup = lookup.in_world_of(lp);
     let done = |lp: &Loop, _, home| done(lp, Lookup::outcome(home));
     let request = lp.submit(WorkClass::Slow, lookup, Hold::MayAbandon, done)?;
     let mut core = lp.core()?;

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Socket};
 
-use super::tcp::{ip_address, set_buffers, TcpStream};
+use super::tcp::{set_buffers, TcpStream};
 use crate::accept::{self, AcceptOptions, AcceptPolicy, Acceptor, BoxedAcceptor};
-use crate::driver::Source;
+use crate::driver::{AnyDriver, Source};
 #[allow(unused_imports)] // the documentation names it
 use crate::error::Code;
 use crate::error::{Error, Result};
-use crate::event_loop::Loop;
+use crate::event_loop::{Core, Loop};
 use crate::handles::{Id, Kind};
 use crate::sys;
 
@@ -176,8 +176,9 @@ impl TcpListener {
         options: &ListenOptions,
         handler: BoxedAcceptor,
     ) -> Result<TcpListener> {
-        let socket = socket_at(&address, options)?;
-        let opened = open(lp, Source::of_socket(socket), options, handler);
+        lp.can_insert()?;
+        let source = source_at(&lp.core()?.driver, &address, options)?;
+        let opened = open(lp, source, options, handler);
         opened.map_err(|(error, _socket)| error)
     }
 
@@ -203,7 +204,8 @@ impl TcpListener {
         options: &ListenOptions,
         handler: BoxedAcceptor,
     ) -> std::result::Result<TcpListener, (Error, Option<Socket>)> {
-        match accept::listens(&socket).and_then(|()| Ok(socket.set_nonblocking(true)?)) {
+        let checked = lp.needs_kernel().and_then(|()| accept::listens(&socket));
+        match checked.and_then(|()| Ok(socket.set_nonblocking(true)?)) {
             Ok(()) => open(lp, Source::of_socket(socket).shared(), options, handler),
             Err(error) => Err((error, Some(socket))),
         }
@@ -214,8 +216,11 @@ impl TcpListener {
     /// Errors: [`Code::EBADF`] for a closed listener.
     pub fn address(self, lp: &Loop) -> Result<SocketAddr> {
         let mut core = lp.core()?;
-        let listener = accept::state_of(&mut core.handles, self.0, Kind::Listener)?;
-        ip_address(listener.source.socket()?.local_addr()?)
+        let Core {
+            handles, driver, ..
+        } = &mut *core;
+        let listener = accept::state_of(handles, self.0, Kind::Listener)?;
+        driver.endpoint(&listener.source)?.local_address()
     }
 
     /// Accepts no more until [`TcpListener::resume`]; connections wait in the backlog. Paused
@@ -241,6 +246,21 @@ pub(crate) fn open(
     handler: BoxedAcceptor,
 ) -> std::result::Result<TcpListener, (Error, Option<Socket>)> {
     accept::open(lp, source, Kind::Listener, options.accepting(), handler).map(TcpListener)
+}
+
+/// A socket that listens.
+fn source_at(driver: &AnyDriver, address: &SocketAddr, options: &ListenOptions) -> Result<Source> {
+    #[cfg(feature = "sim")]
+    if let Some(simulated) = driver.simulated() {
+        return simulated.open_to_listen(
+            *address,
+            options.backlog,
+            (options.reuse_address, options.reuse_port, options.ipv6_only),
+            (options.send_buffer, options.receive_buffer),
+        );
+    }
+    let _ = driver;
+    Ok(Source::of_socket(socket_at(address, options)?))
 }
 
 pub(crate) fn socket_at(address: &SocketAddr, options: &ListenOptions) -> Result<Socket> {

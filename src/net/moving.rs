@@ -51,6 +51,7 @@ impl TcpStream {
         to: &Remote,
         arrived: impl FnOnce(&Loop, Result<TcpStream>) + Send + 'static,
     ) -> Result<()> {
+        lp.needs_kernel()?;
         // The task is made, and the socket taken, only when the other loop will take it.
         to.post_made(|| {
             let settings = Stream::from(self).settings(lp)?;

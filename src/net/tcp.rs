@@ -4,10 +4,11 @@ use std::net::SocketAddr;
 use std::ops::{Deref, RangeInclusive};
 use std::time::Duration;
 
-use socket2::{Domain, SockAddr, Socket, TcpKeepalive};
+use socket2::{Domain, Socket, TcpKeepalive};
 
 use super::connecting;
-use crate::driver::{Driver, Object, Source};
+use crate::driver::endpoint::Endpoint;
+use crate::driver::{AnyDriver, Driver, Object, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Id, Kind};
@@ -163,6 +164,24 @@ pub struct Keepalive {
     pub count: Option<u32>,
 }
 
+#[cfg(feature = "sim")]
+impl Keepalive {
+    /// As a simulation has it, which takes Linux' times for the system's.
+    fn probing(self) -> Result<crate::driver::sim::Probing> {
+        let idle = crate::timer::nanoseconds(self.idle);
+        let interval = self.interval.unwrap_or(Duration::from_secs(75));
+        let (interval, count) = (crate::timer::nanoseconds(interval), self.count.unwrap_or(9));
+        if idle < 1_000_000_000 || interval < 1_000_000_000 || count == 0 {
+            return Err(Code::EINVAL.into());
+        }
+        Ok(crate::driver::sim::Probing {
+            idle,
+            interval,
+            count,
+        })
+    }
+}
+
 impl TcpStream {
     /// Connects to `address` with default options: see [`TcpStream::connect_with`].
     ///
@@ -203,8 +222,9 @@ impl TcpStream {
         if !options.allow(&address) {
             return Err(Code::EINVAL.into());
         }
-        let socket = socket_for(&address, options)?;
-        let mut stream = StreamState::new(Source::of_socket(socket), Kind::Tcp);
+        lp.can_insert()?;
+        let source = source_for(&lp.core()?.driver, &address, options)?;
+        let mut stream = StreamState::new(source, Kind::Tcp);
         stream.begin_connecting();
         let tcp = TcpStream::from_id(lp.insert(Body::Stream(stream))?);
         tcp.attach_boxed(lp, handler)?;
@@ -388,6 +408,7 @@ impl TcpStream {
         handler: Box<dyn StreamHandler>,
     ) -> std::result::Result<TcpStream, (crate::Error, Option<Socket>)> {
         let checked = lp.can_insert().and_then(|()| {
+            lp.needs_kernel()?;
             socket.peer_addr()?;
             Ok(socket.set_nonblocking(true)?)
         });
@@ -416,6 +437,7 @@ impl TcpStream {
     /// `"uring"` receives ahead, and not before the first `on_data` has returned): try again in the next `on_data`.
     /// [`Code::EBADF`] for a closed stream.
     pub fn release(self, lp: &Loop) -> Result<Socket> {
+        lp.needs_kernel()?;
         let object = self.0.release_object(lp, Kind::Tcp)?;
         object.into_socket().ok_or(Code::ENOTCONN.into())
     }
@@ -426,7 +448,7 @@ impl TcpStream {
     /// Errors: [`Code::EBADF`] for a closed stream; [`Code::EINVAL`] on some systems once the
     /// peer is gone.
     pub fn set_nodelay(self, lp: &Loop, on: bool) -> Result<()> {
-        self.with_socket(lp, |socket| Ok(socket.set_tcp_nodelay(on)?))
+        self.with_endpoint(lp, |endpoint| endpoint.set_nodelay(on))
     }
 
     /// Probes a silent peer, or does not (`None`).
@@ -434,7 +456,14 @@ impl TcpStream {
     /// Errors: [`Code::EINVAL`] for times or counts that the system refuses, [`Code::EBADF`] for
     /// a closed stream.
     pub fn set_keepalive(self, lp: &Loop, keepalive: Option<Keepalive>) -> Result<()> {
-        self.with_socket(lp, |socket| {
+        self.with_endpoint(lp, |endpoint| {
+            #[cfg(feature = "sim")]
+            if let Endpoint::Simulated(world, key) = endpoint {
+                let probing = keepalive.map(Keepalive::probing).transpose()?;
+                world.borrow_mut().set_probing(key, probing);
+                return Ok(());
+            }
+            let socket = endpoint.kernel()?;
             let Some(keepalive) = keepalive else {
                 return Ok(socket.set_keepalive(false)?);
             };
@@ -456,7 +485,7 @@ impl TcpStream {
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn set_linger(self, lp: &Loop, linger: Option<Duration>) -> Result<()> {
-        self.with_socket(lp, |socket| Ok(socket.set_linger(linger)?))
+        self.with_endpoint(lp, |endpoint| endpoint.set_linger(linger))
     }
 
     /// The sizes of the kernel's buffers in bytes; `None` leaves one as it is. The system may
@@ -464,23 +493,21 @@ impl TcpStream {
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn set_buffers(self, lp: &Loop, send: Option<u32>, receive: Option<u32>) -> Result<()> {
-        self.with_socket(lp, |socket| set_buffers(socket, send, receive))
+        self.with_endpoint(lp, |endpoint| endpoint.set_buffers(send, receive))
     }
 
     /// The sizes of the kernel's send and receive buffers in bytes, as the system counts them.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn buffers(self, lp: &Loop) -> Result<(usize, usize)> {
-        self.with_socket(lp, |socket| {
-            Ok((socket.send_buffer_size()?, socket.recv_buffer_size()?))
-        })
+        self.with_endpoint(lp, |endpoint| endpoint.buffers())
     }
 
     /// The address of this end.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn local_address(self, lp: &Loop) -> Result<SocketAddr> {
-        self.with_socket(lp, |socket| ip_address(socket.local_addr()?))
+        self.with_endpoint(lp, |endpoint| endpoint.local_address())
     }
 
     /// The address of the other end.
@@ -488,7 +515,7 @@ impl TcpStream {
     /// Errors: [`Code::ENOTCONN`] while the connection is being made, or once it is broken;
     /// [`Code::EBADF`] for a closed stream.
     pub fn peer_address(self, lp: &Loop) -> Result<SocketAddr> {
-        self.with_socket(lp, |socket| ip_address(socket.peer_addr()?))
+        self.with_endpoint(lp, |endpoint| endpoint.peer_address())
     }
 
     /// The socket's descriptor, to look at or to set options that kolo has not. It stays kolo's:
@@ -496,12 +523,15 @@ impl TcpStream {
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn raw_socket(self, lp: &Loop) -> Result<RawSocket> {
-        self.with_socket(lp, |socket| Ok(sys::descriptor_of(socket)))
+        self.with_endpoint(lp, |endpoint| Ok(sys::descriptor_of(endpoint.kernel()?)))
     }
 
-    fn with_socket<R>(self, lp: &Loop, run: impl FnOnce(&Socket) -> Result<R>) -> Result<R> {
+    fn with_endpoint<R>(self, lp: &Loop, run: impl FnOnce(Endpoint<'_>) -> Result<R>) -> Result<R> {
         let mut core = lp.core()?;
-        run(state(&mut core.handles, self)?.source.socket()?)
+        let Core {
+            handles, driver, ..
+        } = &mut *core;
+        run(driver.endpoint(&state(handles, self)?.source)?)
     }
 }
 
@@ -509,7 +539,26 @@ fn state(handles: &mut crate::handles::Handles, tcp: TcpStream) -> Result<&mut S
     state_of(handles, tcp.id(), Kind::Tcp)
 }
 
-pub(super) fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {
+/// A socket to connect from.
+pub(super) fn source_for(
+    driver: &AnyDriver,
+    address: &SocketAddr,
+    options: &ConnectOptions,
+) -> Result<Source> {
+    #[cfg(feature = "sim")]
+    if let Some(simulated) = driver.simulated() {
+        return simulated.open_to_connect(
+            address.is_ipv6(),
+            options.local,
+            options.reuse_address,
+            (options.send_buffer, options.receive_buffer),
+        );
+    }
+    let _ = driver;
+    Ok(Source::of_socket(socket_for(address, options)?))
+}
+
+fn socket_for(address: &SocketAddr, options: &ConnectOptions) -> Result<Socket> {
     let socket = sys::tcp_socket(Domain::for_address(*address))?;
     if !options.delay {
         socket.set_tcp_nodelay(true)?;
@@ -530,9 +579,4 @@ pub(crate) fn set_buffers(socket: &Socket, send: Option<u32>, receive: Option<u3
         socket.set_recv_buffer_size(bytes as usize)?;
     }
     Ok(())
-}
-
-/// The address of an internet socket.
-pub(crate) fn ip_address(address: SockAddr) -> Result<SocketAddr> {
-    address.as_socket().ok_or(Code::EAFNOSUPPORT.into())
 }

@@ -36,7 +36,7 @@ pub(super) fn spawn(
     on_exit: Option<ExitCallback>,
 ) -> std::result::Result<Child, SpawnError> {
     reaping::sweep();
-    lp.can_insert()?;
+    lp.needs_kernel().and_then(|()| lp.can_insert())?;
     if !children::has_pidfd() && lp.core()?.handles.room() < reaping::HANDLES {
         return Err(Error::from(Code::ENOBUFS).into());
     }

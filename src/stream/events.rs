@@ -355,13 +355,14 @@ impl Loop {
     /// The stream's timer is due: the connect's, or the earlier one of the two timeouts'.
     pub(crate) fn stream_timer(&self, id: Id) {
         let which = {
-            let mut core = self.core.borrow_mut();
+            let mut borrowed = self.core.borrow_mut();
+            let core = &mut *borrowed;
             let now = core.now;
             let Ok(stream) = state(&mut core.handles, id) else {
                 return;
             };
             if stream.is_connecting() {
-                drop(core);
+                drop(borrowed);
                 #[cfg(feature = "net")]
                 if self.connecting_timer(id) {
                     return;
@@ -381,19 +382,19 @@ impl Loop {
             let which = stream.ran_out(now);
             if which == Some(Timeout::Read) && stream.status.contains(Status::LINGERS) {
                 // The peer's end has not come in its time.
-                let _ = crate::event_loop::close(&mut core, id);
+                let _ = crate::event_loop::close(core, id);
                 return;
             }
             if let Some(which) = which {
                 // Counts anew from here, not from when this turn began.
-                let now = sys::monotonic_ns();
+                let now = core.driver.clock_ns();
                 match which {
                     Timeout::Read => stream.last_read = now,
                     Timeout::Write => stream.writes().last_progress = now,
                 }
             }
             let overtaken = which.is_some_and(|which| stream.goes_on(which));
-            arm_timeouts(&mut core, id);
+            arm_timeouts(core, id);
             which.filter(|_| !overtaken)
         };
         if let Some(which) = which {
@@ -500,7 +501,7 @@ pub(super) fn arm_timeouts(core: &mut Core, id: Id) {
             // The loop's clock may be older than what just happened. Read it only here, where
             // something waits: the peer is slow, and the reading costs little beside that.
             if writes.is_waiting() && writes.last_progress == 0 {
-                writes.last_progress = sys::monotonic_ns();
+                writes.last_progress = core.driver.clock_ns();
             }
         }
     }

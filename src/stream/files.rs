@@ -236,9 +236,9 @@ pub(super) fn send(core: &mut Core, id: Id) -> Result<Option<usize>> {
 /// A file could not be sent whole: the peer must see that, and not an orderly end.
 fn cut_off(core: &mut Core, id: Id, error: Error) -> Error {
     if let Ok(stream) = state(&mut core.handles, id) {
-        if let Ok(socket) = stream.source.socket() {
+        if let Ok(endpoint) = core.driver.endpoint(&stream.source) {
             // As `Stream::reset`. Where there is no such thing, closing is all that can be done.
-            let _ = socket.set_linger(Some(std::time::Duration::ZERO));
+            let _ = endpoint.set_linger(Some(std::time::Duration::ZERO));
         }
     }
     error

@@ -21,7 +21,6 @@ use crate::driver::{Driver, Object, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id, Kind};
-use crate::sys;
 
 pub use handler::{Flow, StreamHandler, Timeout};
 #[cfg(all(unix, any(feature = "local", feature = "tty")))]
@@ -342,13 +341,15 @@ impl Stream {
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn reset(self, lp: &Loop) -> Result<()> {
         let mut core = lp.core()?;
+        let core = &mut *core;
         let stream = state(&mut core.handles, self.0)?;
-        if let Ok(socket) = stream.source.socket() {
+        let source = &stream.source;
+        if let Ok(endpoint) = core.driver.endpoint(source) {
             // Linger with no time is how a reset is asked for (socket(7), SO_LINGER).
-            socket.set_linger(Some(Duration::ZERO))?;
+            endpoint.set_linger(Some(Duration::ZERO))?;
         }
         core.gathered.take_of(self.0);
-        crate::event_loop::close(&mut core, self.0)
+        crate::event_loop::close(core, self.0)
     }
 
     /// How long nothing may be received while reading, and how long the peer may take nothing
@@ -502,7 +503,7 @@ fn start_reading(core: &mut Core, id: Id) -> Result<()> {
     stream.status.insert(Status::READING);
     if !was_reading && stream.read_idle > 0 {
         // The loop's clock may be as old as this turn.
-        stream.last_read = sys::monotonic_ns();
+        stream.last_read = core.driver.clock_ns();
     }
     if !stream.is_connecting() && !stream.source.state.contains(State::RECEIVE) {
         if let Err(error) = core.driver.receive_start(id, &mut stream.source) {

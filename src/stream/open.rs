@@ -36,7 +36,7 @@ pub(crate) fn open_descriptor(
     sole: bool,
     handler: Box<dyn StreamHandler>,
 ) -> std::result::Result<Stream, Unopened> {
-    if let Err(error) = lp.can_insert() {
+    if let Err(error) = lp.needs_kernel().and_then(|()| lp.can_insert()) {
         return Err((error, Some(descriptor)));
     }
     let mut source = source_of(descriptor, sole)?;

@@ -1,14 +1,12 @@
 //! The way of bytes from a write to the kernel.
 
 use std::io::IoSlice;
-use std::net::Shutdown;
 
 use super::{events, refresh_active, state, Flow, Gathered, OwnedWrite, Status, StreamState};
 use crate::driver::{AnyDriver, Driver, Object, State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred};
 use crate::handles::{Handles, Id};
-use crate::sys;
 
 /// Writes from this size on are sent at once instead of being gathered: gathering saves a system
 /// call of about a microsecond, and copying more than this costs as much.
@@ -318,7 +316,7 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     if ends {
         stream.status.insert(Status::SHUT);
         if stream.status.contains(Status::LINGERS) {
-            stream.last_read = sys::monotonic_ns();
+            stream.last_read = core.driver.clock_ns();
         }
         // A stream that is finishing is closed right after, which ends it as well. Not if its socket
         // is released before: who asked for the half-close itself has it then.
@@ -387,13 +385,9 @@ pub(super) fn is_underway(core: &mut Core, id: Id) -> bool {
 #[cfg_attr(not(unix), allow(unused_variables))]
 fn shut(driver: &mut AnyDriver, id: Id, stream: &mut StreamState) -> Result<()> {
     match &stream.source.object {
-        Object::Socket(socket) | Object::Local(socket) => {
-            socket.shutdown(Shutdown::Write).map_err(|error| {
-                // A reset that nobody has been told of yet says more than that there is no connection.
-                let cause = socket.take_error().ok().flatten();
-                Error::from(cause.unwrap_or(error))
-            })
-        }
+        Object::Socket(_) | Object::Local(_) => driver.endpoint(&stream.source)?.shutdown_write(),
+        #[cfg(feature = "sim")]
+        Object::Simulated(_) => driver.endpoint(&stream.source)?.shutdown_write(),
         #[cfg(unix)]
         Object::File(_) => {
             // Closing the writing end is how a pipe's reader learns of the end. What reads and

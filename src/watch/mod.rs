@@ -181,6 +181,7 @@ impl Watch {
         options: &WatchOptions,
         callback: impl FnMut(&Loop, Watch, &WatchEvent) + 'static,
     ) -> Result<Watch> {
+        lp.needs_kernel()?;
         let path = std::path::absolute(path)?;
         if options.changes.is_empty() {
             return Err(Code::EINVAL.into());

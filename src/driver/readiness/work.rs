@@ -238,9 +238,7 @@ fn read_what_stops_short(
             source.state.insert(State::HANGUP);
             file.read(memory)
         }
-        Object::Socket(_) | Object::None | Object::Foreign(_) => {
-            Err(io::ErrorKind::NotConnected.into())
-        }
+        _ => Err(io::ErrorKind::NotConnected.into()),
     }
 }
 
@@ -258,7 +256,7 @@ fn write_otherwise(source: &Source, slices: &[IoSlice<'_>]) -> io::Result<usize>
         Object::Socket(socket) | Object::Local(socket) => sys::send(socket, slices),
         #[cfg(unix)]
         Object::File(file) => file.write(slices),
-        Object::None | Object::Foreign(_) => Err(io::ErrorKind::NotConnected.into()),
+        _ => Err(io::ErrorKind::NotConnected.into()),
     }
 }
 

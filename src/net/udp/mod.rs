@@ -17,9 +17,9 @@ use std::net::{IpAddr, SocketAddr};
 
 use socket2::Socket;
 
-use super::tcp::ip_address;
+use crate::driver::endpoint::{ip_address, Endpoint};
 use crate::error::{Code, Result};
-use crate::event_loop::Loop;
+use crate::event_loop::{Core, Loop};
 use crate::handles::Id;
 use crate::stream::{Flow, Payload, Payloads};
 use crate::sys::{self, RawSocket};
@@ -154,11 +154,27 @@ impl UdpSocket {
     fn set_peer(self, lp: &Loop, peer: Option<SocketAddr>) -> Result<()> {
         let mut core = lp.core()?;
         flush(&mut core, self.0);
-        let udp = state(&mut core.handles, self.0)?;
+        let Core {
+            handles, driver, ..
+        } = &mut *core;
+        let udp = state(handles, self.0)?;
         if udp.must_queue() {
             return Err(Code::EBUSY.into());
         }
-        let socket = udp.source.socket()?;
+        let endpoint = driver.endpoint(&udp.source)?;
+        #[cfg(feature = "sim")]
+        if let Endpoint::Simulated(world, key) = endpoint {
+            let ipv6 = udp.status.contains(Status::IPV6);
+            let peer = peer.map(|peer| in_family(peer, ipv6)).transpose()?;
+            let mut world = world.borrow_mut();
+            world.set_peer(key, peer)?;
+            if peer.is_none() && udp.peer.is_some() {
+                world.bind_again(key, udp.local);
+            }
+            udp.peer = peer;
+            return Ok(());
+        }
+        let socket = endpoint.kernel()?;
         match peer {
             Some(peer) => {
                 let peer = in_family(peer, udp.status.contains(Status::IPV6))?;
@@ -344,7 +360,7 @@ impl UdpSocket {
     ///
     /// Errors: [`Code::EBADF`] for a closed socket.
     pub fn local_address(self, lp: &Loop) -> Result<SocketAddr> {
-        self.with_socket(lp, |socket| ip_address(socket.local_addr()?))
+        self.with_endpoint(lp, |endpoint| endpoint.local_address())
     }
 
     /// The address that it is connected to.
@@ -365,9 +381,17 @@ impl UdpSocket {
         self.with_socket(lp, |socket| Ok(sys::descriptor_of(socket)))
     }
 
-    fn with_socket<R>(self, lp: &Loop, run: impl FnOnce(&Socket) -> Result<R>) -> Result<R> {
+    fn with_endpoint<R>(self, lp: &Loop, run: impl FnOnce(Endpoint<'_>) -> Result<R>) -> Result<R> {
         let mut core = lp.core()?;
-        run(state(&mut core.handles, self.0)?.source.socket()?)
+        let Core {
+            handles, driver, ..
+        } = &mut *core;
+        run(driver.endpoint(&state(handles, self.0)?.source)?)
+    }
+
+    /// For what only the kernel's sockets have: [`Code::ENOTSUP`] in a simulation.
+    fn with_socket<R>(self, lp: &Loop, run: impl FnOnce(&Socket) -> Result<R>) -> Result<R> {
+        self.with_endpoint(lp, |endpoint| run(endpoint.kernel()?))
     }
 }
 

@@ -8,11 +8,12 @@ use super::handler::UdpHandler;
 use super::sending::flush;
 use super::state::{state, Status, UdpState};
 use super::{receiving, UdpSocket};
+use crate::driver::endpoint::ip_address;
 use crate::driver::{Driver, Object, Source, State};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{self, Core, Loop};
 use crate::handles::{Body, Id};
-use crate::net::tcp::{ip_address, set_buffers};
+use crate::net::tcp::set_buffers;
 use crate::sys::{self, udp_options};
 
 /// How [`UdpSocket::bind_with`] and its like make a socket. `..Default::default()` leaves the rest
@@ -103,6 +104,10 @@ impl UdpSocket {
         options: &UdpOptions,
         handler: Box<dyn UdpHandler>,
     ) -> Result<UdpSocket> {
+        #[cfg(feature = "sim")]
+        if lp.is_simulated() {
+            return open_simulated(lp, address, options, handler);
+        }
         let socket = sys::udp_socket(Domain::for_address(address))?;
         if address.is_ipv6() {
             socket.set_only_v6(options.ipv6_only)?;
@@ -166,6 +171,7 @@ impl UdpSocket {
         handler: Box<dyn UdpHandler>,
     ) -> std::result::Result<UdpSocket, (Error, Option<Socket>)> {
         let checked = (|| {
+            lp.needs_kernel()?;
             if socket.r#type()? != Type::DGRAM {
                 return Err(Error::new(Code::EPROTOTYPE));
             }
@@ -186,6 +192,7 @@ impl UdpSocket {
     ///
     /// Errors: [`Code::EBUSY`] while datagrams are queued, [`Code::EBADF`] for a closed socket.
     pub fn release(self, lp: &Loop) -> Result<Socket> {
+        lp.needs_kernel()?;
         let mut core = lp.core()?;
         flush(&mut core, self.0);
         let core = &mut *core;
@@ -210,19 +217,30 @@ fn open(
     options: &UdpOptions,
     handler: Box<dyn UdpHandler>,
 ) -> std::result::Result<UdpSocket, (Error, Option<Socket>)> {
-    // Asked first: the user's code may call the loop.
-    let receives = handler.receives();
     let state = match lp.can_insert().and_then(|()| prepare(&socket, options)) {
         Ok(state) => state,
         Err(error) => return Err((error, Some(socket))),
     };
+    let source = Source {
+        state: state.0,
+        ..Source::of_socket(socket)
+    };
+    begin(lp, source, state.1, handler)
+}
+
+/// A handle for a socket that is ready to be used.
+fn begin(
+    lp: &Loop,
+    source: Source,
+    state: UdpState,
+    handler: Box<dyn UdpHandler>,
+) -> std::result::Result<UdpSocket, (Error, Option<Socket>)> {
+    // Asked first: the user's code may call the loop.
+    let receives = handler.receives();
     let state = UdpState {
-        source: Source {
-            state: state.0,
-            ..Source::of_socket(socket)
-        },
+        source,
         handler: Some(handler),
-        ..state.1
+        ..state
     };
     let id = lp.insert(Body::Udp(Box::new(state)));
     let id = id.map_err(|error| (error, None))?;
@@ -236,6 +254,42 @@ fn open(
         Ok(()) => Ok(UdpSocket(id)),
         Err(error) => Err((error, discard(lp, id))),
     }
+}
+
+/// A handle for a socket of a simulation.
+#[cfg(feature = "sim")]
+fn open_simulated(
+    lp: &Loop,
+    address: SocketAddr,
+    options: &UdpOptions,
+    handler: Box<dyn UdpHandler>,
+) -> Result<UdpSocket> {
+    lp.can_insert()?;
+    let (source, local) = {
+        let core = lp.core()?;
+        let simulated = core.driver.simulated().ok_or(Code::ENOTSUP)?;
+        let source = simulated.open_for_datagrams(
+            address,
+            (options.reuse_address, options.reuse_port, options.ipv6_only),
+            (options.send_buffer, options.receive_buffer),
+            options.report_errors,
+        )?;
+        let local = core.driver.endpoint(&source)?.local_address()?;
+        (source, local)
+    };
+    let mut status = Status::empty();
+    status.set(Status::IPV6, local.is_ipv6());
+    let state = UdpState {
+        source: Source::new(Object::None),
+        status,
+        segment_limit: u16::MAX,
+        handler: None,
+        local,
+        peer: None,
+        parked: None,
+        queue: None,
+    };
+    begin(lp, source, state, handler).map_err(|(error, _)| error)
 }
 
 /// Sets what concerns receiving and sending, and says what is known of the socket then.

@@ -5,7 +5,6 @@ use std::net::IpAddr;
 use super::UdpSocket;
 use crate::error::{Code, Result};
 use crate::event_loop::Loop;
-use crate::net::tcp::set_buffers;
 use crate::sys::udp_options::{self, Fragmentation};
 
 impl UdpSocket {
@@ -139,15 +138,13 @@ impl UdpSocket {
     ///
     /// Errors: [`Code::EBADF`] for a closed socket.
     pub fn set_buffers(self, lp: &Loop, send: Option<u32>, receive: Option<u32>) -> Result<()> {
-        self.with_socket(lp, |socket| set_buffers(socket, send, receive))
+        self.with_endpoint(lp, |endpoint| endpoint.set_buffers(send, receive))
     }
 
     /// The sizes of the kernel's send and receive buffers in bytes, as the system counts them.
     ///
     /// Errors: [`Code::EBADF`] for a closed socket.
     pub fn buffers(self, lp: &Loop) -> Result<(usize, usize)> {
-        self.with_socket(lp, |socket| {
-            Ok((socket.send_buffer_size()?, socket.recv_buffer_size()?))
-        })
+        self.with_endpoint(lp, |endpoint| endpoint.buffers())
     }
 }

@@ -150,9 +150,22 @@ impl Batch {
         self.items.len()
     }
 
-    fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.items.clear();
         (self.next, self.done) = (0, 0);
+    }
+
+    /// Adds a datagram to one that has room, of at most [`DATAGRAM_MAX`] bytes.
+    #[cfg(feature = "sim")]
+    pub fn put(&mut self, data: &[u8], from: SocketAddr, to: IpAddr) {
+        let at = self.items.len() * STRIDE;
+        let Some(room) = self.memory.get_mut(at..at + data.len()) else {
+            return;
+        };
+        room.copy_from_slice(data);
+        let mut item = Item::new(at, data.len(), from);
+        item.to = Some(to);
+        self.items.push(item);
     }
 
     /// What is left of it, in no more memory than that takes.
