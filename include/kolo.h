@@ -10,7 +10,7 @@
  * timers; hooks; other threads; work on other threads; signals; foreign descriptors; addresses;
  * the system; streams; TCP; names; listening; many loops; UDP; UDP options; Unix-domain sockets;
  * pipes; child processes; terminals; watching files and folders; the file system; files;
- * directories; initialisers.
+ * directories; simulations; initialisers.
  *
  *
  * An echo server
@@ -5248,7 +5248,7 @@ int kolo_sim_free(kolo_sim sim);
 /**
  * Makes a loop on the host at an address, which is made if there is none. Several loops on one host
  * are like programs on one machine: they share its ports, and reach each other by the loopback
- * addresses, too. `options` may be NULL; of them the driver, the pool, measure_time and the watchdog
+ * addresses, too. `options` may be NULL; of them the driver, the pool, measure_time and the watchdogs
  * mean nothing here: a callback takes no virtual time.
  *
  * It is freed by kolo_loop_free, which closes its sockets as those of a program that ends. kolo_sim_run
