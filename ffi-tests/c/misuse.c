@@ -113,6 +113,14 @@ static int call_metrics(kolo_loop *loop) {
     kolo_metrics metrics = KOLO_METRICS_INIT;
     return kolo_loop_metrics(loop, &metrics);
 }
+static int call_sim_set_descriptors(kolo_loop *loop) {
+    kolo_sim sim;
+    int error = kolo_sim_new(NULL, &sim);
+    if (error < 0) return error;
+    error = kolo_sim_set_descriptors(sim, loop, 0);
+    CHECK_OK(kolo_sim_free(sim));
+    return error;
+}
 static int call_defer(kolo_loop *loop) { return kolo_loop_defer(loop, no_status, NULL); }
 static int call_walk(kolo_loop *loop) { return kolo_loop_walk(loop, no_walk, NULL); }
 static int call_timer_open(kolo_loop *loop) {
@@ -355,6 +363,7 @@ static const loop_call loop_calls[] = {
     {"kolo_loop_detach_thread", kolo_loop_detach_thread},
     {"kolo_loop_set_user", call_set_user},
     {"kolo_loop_user", call_user},
+    {"kolo_sim_set_descriptors", call_sim_set_descriptors},
     {"kolo_loop_metrics", call_metrics},
     {"kolo_loop_defer", call_defer},
     {"kolo_loop_walk", call_walk},

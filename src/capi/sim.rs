@@ -585,6 +585,7 @@ pub unsafe extern "C" fn kolo_sim_set_descriptors(
 ) -> c_int {
     with_simulation(sim, |simulation| {
         let lp = checked(r#loop)?;
+        lp.inner.check_fork()?;
         let most = Some(descriptors).filter(|most| *most > 0);
         simulation.set_descriptors(&lp.inner, most)
     })

@@ -342,7 +342,7 @@ impl Loop {
         self.clock_stale.set(false);
     }
 
-    /// The name of the driver: `"poller"`, or `"polling"` or `"uring"` where that was asked for.
+    /// The name of the driver: `"poller"`, or `"polling"` or `"uring"` where that was asked for; `"sim"` in a simulation.
     pub fn driver_name(&self) -> &'static str {
         self.core.borrow().driver.name()
     }
