@@ -93,13 +93,15 @@ impl Member {
     pub fn run(&self, lp: &Loop, mode: RunMode) -> Result<bool> {
         let shared = &self.shared;
         let _running = Running::begin(shared)?;
+        // Asked to stop before: it is not any more when this returns, also if nothing keeps it alive.
+        let mut stopped = lp.take_stop();
         if mode == RunMode::NoWait {
-            if lp.is_alive() && !lp.take_stop() {
+            if lp.is_alive() && !stopped {
                 shared.turn(self.number)?;
             }
             return Ok(lp.is_alive());
         }
-        while lp.is_alive() && !lp.take_stop() {
+        while lp.is_alive() && !stopped {
             match shared.step(END_OF_TIME)? {
                 Step::Turn { number, stopped } if number == self.number => {
                     if stopped || mode == RunMode::Once {
@@ -109,6 +111,7 @@ impl Member {
                 Step::Turn { .. } | Step::Time => {}
                 Step::Quiet | Step::Limit => return Err(Code::EDEADLK.into()),
             }
+            stopped = lp.take_stop();
         }
         Ok(lp.is_alive())
     }

@@ -383,14 +383,14 @@ impl World {
 
     /// A connection that waits at a listener, for this loop.
     pub fn accept(&mut self, key: SocketKey, number: u32) -> Result<Option<SocketKey>> {
-        let Body::Listener(listener) = &self.socket(key)?.body else {
+        if !matches!(&self.socket(key)?.body, Body::Listener(_)) {
             return Err(Code::EINVAL.into());
-        };
-        if listener.queue.is_empty() {
-            return Ok(None);
         }
+        let Some(child) = self.first_waiting(key) else {
+            return Ok(None);
+        };
         self.take_descriptor(number)?;
-        let child = self.next_waiting(key).ok_or(Code::EINVAL)?;
+        self.next_waiting(key);
         let socket = self.socket_mut(child)?;
         (socket.holder, socket.listener) = (Some(number), None);
         let (from, to) = (socket.peer, socket.local);
@@ -401,6 +401,20 @@ impl World {
             ..Event::new("accepts")
         });
         Ok(Some(child))
+    }
+
+    /// Leaves out those that were reset since, and are gone.
+    fn first_waiting(&mut self, key: SocketKey) -> Option<SocketKey> {
+        loop {
+            let first = match &self.sockets.get(&key)?.body {
+                Body::Listener(listener) => *listener.queue.front()?,
+                _ => return None,
+            };
+            if self.sockets.contains_key(&first) {
+                return Some(first);
+            }
+            self.next_waiting(key);
+        }
     }
 
     fn next_waiting(&mut self, key: SocketKey) -> Option<SocketKey> {
