@@ -314,3 +314,9 @@ fn polling() {
 fn uring() {
     test("uring");
 }
+
+#[cfg(feature = "sim")]
+#[test]
+fn sim() {
+    test("sim");
+}

@@ -98,6 +98,23 @@ impl Drop for Playground {
     }
 }
 
+#[cfg(feature = "sim")]
+fn simulated_loop(program: &Program, options: LoopOptions) -> Rc<Loop> {
+    use kolo::sim::{Simulation, SimulationOptions};
+    let usual = SimulationOptions::with_seed(program.seed);
+    let partial = [0, usual.partial_read_ppm, 500_000][program.seed as usize % 3];
+    let simulation = Simulation::new(SimulationOptions {
+        partial_read_ppm: partial,
+        partial_write_ppm: partial,
+        ..usual
+    });
+    // The loop keeps what it needs of it.
+    let simulation = simulation.expect("a simulation");
+    let lp = simulation.new_loop_with(super::connections::HOST, options);
+    lp.expect("a loop")
+}
+
+#[cfg(not(feature = "sim"))]
 fn simulated_loop(_: &Program, _: LoopOptions) -> Rc<Loop> {
     unreachable!("without the feature there is no such driver")
 }
