@@ -108,6 +108,11 @@ impl Mailbox {
             BUFFER
         };
         let full = waiting + cost(&flight) > buffer;
+        if full && VIRTUAL_TIME.get() {
+            // It may overtake those before it, and take their room.
+            let flights = self.flights.iter_mut();
+            flights.for_each(|flight| flight.may_be_lost = true);
+        }
         self.flights.push_back(Flight {
             may_be_lost: flight.may_be_lost || full || twin && flight.length < 8,
             ..flight
