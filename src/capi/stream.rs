@@ -116,7 +116,8 @@ pub struct kolo_stream_handler {
     /// Descriptors came from the peer, for a Unix-domain stream that takes them: see
     /// kolo_local_receive_descriptors. `waiting`: so many wait to be taken now, with those that came
     /// before. `lost`: some did not come, because this process could hold no more. The bytes they
-    /// came with follow at once, also if this stops reading.
+    /// came with follow at once, also if this stops reading. A handler that is attached here gets those
+    /// bytes in memory of the loop's, even if it has on_buffer.
     pub on_descriptors: Option<
         unsafe extern "C" fn(
             r#loop: *mut kolo_loop,

@@ -70,7 +70,8 @@ pub trait StreamHandler: 'static {
     /// Descriptors came from the peer, for a Unix-domain stream that takes them
     /// ([`LocalStream::receive_descriptors`](crate::LocalStream::receive_descriptors)). So many
     /// wait now, with those that came before; `lost`: some did not come, because this process
-    /// could hold no more. The bytes they came with follow at once, also when this stops reading.
+    /// could hold no more. The bytes they came with follow at once, also when this stops reading. A
+    /// handler that is attached here hears of those bytes in `on_data`, even if it names memory.
     fn on_descriptors(&mut self, _lp: &Loop, _stream: Stream, _waiting: usize, _lost: bool) {}
 
     /// The stream has closed: the last that is heard of it.

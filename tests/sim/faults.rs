@@ -287,6 +287,30 @@ impl ListenerHandler for Counting {
     }
 }
 
+#[test]
+fn a_connection_that_is_reset_in_the_backlog_is_no_error_of_the_listener() {
+    let pair = Pair::plain();
+    let heard = Counting {
+        streams: Shared::new(Vec::new()),
+        errors: Shared::new(Vec::new()),
+    };
+    let (streams, errors) = (heard.streams.clone(), heard.errors.clone());
+    let listener = TcpListener::listen(&pair.server, at(SERVER), heard).unwrap();
+    pair.server.unref(listener).unwrap();
+    listener.pause(&pair.server).unwrap();
+    let (first, second) = (Log::default(), Log::default());
+    let reset = pair.connect(Script::new(&first));
+    pair.until(|| first.has(&Event::Open));
+    pair.connect(Script::new(&second));
+    pair.until(|| second.has(&Event::Open));
+    reset.reset(&pair.client).unwrap();
+    pair.pass(ms(500));
+    listener.resume(&pair.server).unwrap();
+    pair.pass(ms(500));
+    // As on Linux it is accepted, and breaks then.
+    assert_eq!((streams.get().len(), errors.get()), (2, Vec::new()));
+}
+
 /// A server that may have a listener and one connection, and three clients: who was accepted, errors, what clients heard.
 fn too_few_descriptors(policy: AcceptPolicy) -> (Pair, Counting, Vec<Log>) {
     let pair = Pair::plain();

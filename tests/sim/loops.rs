@@ -118,6 +118,19 @@ fn a_stopped_loop_ends_the_run() {
 }
 
 #[test]
+fn a_stop_is_over_with_the_run_that_it_ended() {
+    let pair = Pair::plain();
+    pair.client.stop();
+    assert_eq!(pair.client.run(RunMode::Default), Ok(false));
+    let timer = Timer::open(&pair.client, |lp: &Loop, timer: Timer| {
+        lp.close(timer).unwrap()
+    });
+    timer.unwrap().start(&pair.client, secs(1)).unwrap();
+    assert_eq!(pair.client.run(RunMode::Default), Ok(false));
+    assert_eq!(pair.simulation.elapsed(), secs(1));
+}
+
+#[test]
 fn a_simulation_is_not_run_inside_of_itself() {
     let pair = Rc::new(Pair::plain());
     let (inner, seen) = (pair.clone(), Shared::new(Vec::new()));
