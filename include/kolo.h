@@ -1798,7 +1798,8 @@ typedef struct kolo_stream_handler {
      * Descriptors came from the peer, for a Unix-domain stream that takes them: see
      * kolo_local_receive_descriptors. `waiting`: so many wait to be taken now, with those that came
      * before. `lost`: some did not come, because this process could hold no more. The bytes they
-     * came with follow at once, also if this stops reading.
+     * came with follow at once, also if this stops reading. A handler that is attached here gets those
+     * bytes in memory of the loop's, even if it has on_buffer.
      */
     void (*on_descriptors)(kolo_loop *loop,
                            kolo_stream stream,
