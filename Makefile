@@ -18,7 +18,7 @@ LOCAL_PREFIX := $(CURDIR)/build/prefix
 INSTALL_PATHS = PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' INCLUDEDIR='$(INCLUDEDIR)' DATADIR='$(DATADIR)' DESTDIR='$(DESTDIR)'
 
 .DEFAULT_GOAL := build
-.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-loom check-targets fuzz soak reliability fmt clean help
+.PHONY: build install uninstall prefix run test bench doc header abi check-features check-model check-sanitizers check-loom check-sim check-faults check-targets fuzz soak reliability fmt clean help
 
 # Not plain `cargo build`: with the Rust library among the crate types, cargo leaves link-time optimisation out.
 # rustc also tells what a program must link beside the static library.
@@ -85,6 +85,10 @@ check-model:
 ## check-sanitizers: the C programs under the address and the thread sanitizer, kolo instrumented too
 check-sanitizers:
 	@scripts/check-sanitizers
+
+## check-sim: simulated worlds, harsh ones, one for each seed; SEEDS=300, BASE= the first
+check-sim:
+	@scripts/check-sim $(SEEDS) $(BASE)
 
 ## check-loom: wakes and posts in every order in which threads may meet
 check-loom:

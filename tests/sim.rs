@@ -13,6 +13,8 @@ mod loops;
 mod repeating;
 #[path = "sim/streams.rs"]
 mod streams;
+#[path = "sim/sweep.rs"]
+mod sweep;
 
 use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
