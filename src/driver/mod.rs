@@ -551,6 +551,10 @@ pub(crate) enum ReceiveInto {
 /// The driver of a loop: one of those that this system has, chosen when the loop is made. An
 /// enumeration and not a trait object, so that the way of each message has no indirect call.
 #[repr(u8)] // a plain number to tell them apart by
+#[allow(
+    clippy::large_enum_variant,
+    reason = "one for each loop, and the large one is the one in use"
+)]
 pub(crate) enum AnyDriver {
     #[cfg(target_os = "linux")]
     Epoll(readiness::Readiness<epoll::Epoll>),
