@@ -38,7 +38,8 @@ class Buffer(Structure):
 class LoopOptions(Structure):
     _fields_ = [("size", c_size_t), ("driver", c_char_p), ("events_per_turn", c_uint32), ("post_capacity", c_uint32),
                 ("slow_callback_ns", c_uint64), ("on_slow", c_void_p), ("on_slow_user", c_void_p),
-                ("measure_time", c_bool), ("pool", c_uint64)]
+                ("measure_time", c_bool), ("pool", c_uint64),
+                ("stuck_callback_ns", c_uint64), ("on_stuck", c_void_p), ("on_stuck_user", c_void_p)]
 
 
 class Metrics(Structure):
