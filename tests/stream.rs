@@ -1355,7 +1355,7 @@ fn what_comes_while_the_loop_is_busy_is_in_time() {
 fn what_callbacks_before_it_take_is_not_idle_time() {
     each_carrier(|lp| {
         let (slow, log) = (Log::default(), Log::default());
-        let limit = ms(50);
+        let limit = ms(100);
         let busy = Script::new(&slow).on_data(move |_, _, _| std::thread::sleep(limit * 2));
         let heard = Shared::<Option<Instant>>::default();
         let (noted, told) = (heard.clone(), heard.clone());
@@ -1363,7 +1363,9 @@ fn what_callbacks_before_it_take_is_not_idle_time() {
             .on_data(move |_, _, _| noted.set(Some(Instant::now())))
             .on_timeout(move |_, _, _| {
                 if let Some(heard) = told.get() {
-                    assert!(heard.elapsed() >= limit, "early");
+                    // The loop read its clock a moment before this callback did, or long before where the machine
+                    // was busy. Without the callbacks' time it would be due at once.
+                    assert!(heard.elapsed() >= limit / 4, "early");
                 }
             });
         let (_first, mut first) = carried(&lp, busy);
