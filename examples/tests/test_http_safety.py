@@ -273,9 +273,8 @@ def a_client_that_never_stops_sending_after_the_last_reply_is_cut_off():
         with HttpServer(root) as server, server.client() as client:
             client.send(get("/x", "Transfer-Encoding: chunked", method="POST"))
             try:
-                for _ in range(1000):  # it takes a megabyte; the rest is what the system's buffers hold
+                while True:  # for LINGER_SECONDS the server listens and throws away; the test's own limit is far longer
                     client.send(b"x" * 65536)
-                raise AssertionError("the server takes whatever comes")
             except (ConnectionResetError, BrokenPipeError):
                 pass
 
