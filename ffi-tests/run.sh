@@ -257,6 +257,8 @@ suite_sanitizer() {
     # (A test of terminals faults on purpose, to see what kolo's own handler does then.)
     export ASAN_OPTIONS=exitcode=77:detect_leaks=1:handle_segv=0 TSAN_OPTIONS=exitcode=77:report_signal_unsafe=0:handle_segv=0 KOLO_TEST_SECONDS=120
     for program in "${c_programs[@]}"; do
+        # It closes descriptors behind the loop's back, at which Rust's standard library ends a debug build, as this is one.
+        [ "$program" != faults ] || continue
         job "$program" 600 "$build/sanitizer/$program"
     done
     finish
