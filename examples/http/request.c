@@ -24,11 +24,16 @@ int find_header(const char *data, size_t length, size_t *scanned, size_t *header
             return 400;
         if (c == '\n' && at >= 3 && data[at - 2] == '\n') {
             *header_length = at + 1;
-            return 0;
+            break;
         }
     }
-    if (at >= REQUEST_LINE_BYTES_MAX && memchr(data, '\n', REQUEST_LINE_BYTES_MAX) == NULL)
+    /* However much came at once: the answer is the same. */
+    if (at >= REQUEST_LINE_BYTES_MAX && memchr(data, '\n', REQUEST_LINE_BYTES_MAX) == NULL) {
+        *header_length = 0;
         return 414;
+    }
+    if (*header_length > 0)
+        return 0;
     *scanned = at;
     return at >= HEADER_BYTES_MAX ? 431 : 0;
 }
