@@ -246,6 +246,25 @@ fn deferred_functions_run_in_order_and_those_deferred_meanwhile_later() {
 }
 
 #[test]
+fn more_deferred_functions_than_may_wait_are_refused() {
+    let lp = Loop::new().unwrap();
+    let ran = Rc::new(Cell::new(0));
+    let defer = || {
+        let ran = ran.clone();
+        lp.defer(move |_: &Loop| ran.set(ran.get() + 1))
+    };
+    for _ in 0..1 << 20 {
+        defer().unwrap();
+    }
+    assert_eq!(code(defer()), Code::ENOBUFS);
+    run_to_end(&lp);
+    assert_eq!(ran.get(), 1 << 20);
+    defer().unwrap();
+    run_to_end(&lp);
+    assert_eq!(ran.get(), (1 << 20) + 1);
+}
+
+#[test]
 fn what_is_deferred_or_posted_or_closing_keeps_the_loop_alive() {
     each_driver(|lp| {
         lp.defer(|_: &Loop| ()).unwrap();

@@ -446,7 +446,8 @@ pub unsafe extern "C" fn kolo_loop_metrics(
 /// functions (2 or 5 above): those deferred by a deferred function wait for the phase after. They
 /// run in order, and keep the loop alive until they ran.
 ///
-/// Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed.
+/// Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed; KOLO_ENOBUFS when
+/// 1048576 wait already.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_defer(
     r#loop: *mut kolo_loop,

@@ -57,6 +57,10 @@ pub enum RunMode {
     NoWait = 2,
 }
 
+/// Functions that may wait for the deferred phase, with what handles have to do there: far more than a callback
+/// has reason to ask for, so that one that never ends asking is found out before the memory is gone.
+const DEFERRED_MAX: usize = 1 << 20;
+
 /// What waits for the deferred phase.
 pub(crate) enum Deferred {
     Task(Box<dyn Queued>),
@@ -351,11 +355,15 @@ impl Loop {
     /// waits again. It keeps the loop alive until then. Tasks run in the order in which they were
     /// deferred; those deferred in a deferred phase wait for the one after it.
     ///
-    /// Errors: [`Code::ECANCELED`] while the loop is being dropped.
+    /// Errors: [`Code::ECANCELED`] while the loop is being dropped; [`Code::ENOBUFS`] when 1,048,576
+    /// wait already.
     pub fn defer(&self, task: impl Task) -> Result<()> {
         let mut core = self.core()?;
         if core.ending {
             return Err(Code::ECANCELED.into());
+        }
+        if core.deferred.len() >= DEFERRED_MAX {
+            return Err(Code::ENOBUFS.into());
         }
         core.deferred
             .push_back(Deferred::Task(Box::new(Some(task))));
