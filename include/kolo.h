@@ -776,9 +776,12 @@ int kolo_loop_metrics(kolo_loop *loop, kolo_metrics *out);
  * functions (2 or 5 above): those deferred by a deferred function wait for the phase after. They
  * run in order, and keep the loop alive until they ran.
  *
- * Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed.
+ * Errors: KOLO_EINVAL if `cb` is NULL; KOLO_ECANCELED while the loop is being freed; KOLO_ENOBUFS when
+ * 1048576 wait already.
  */
-int kolo_loop_defer(kolo_loop *loop, kolo_defer_cb cb, void *user);
+int kolo_loop_defer(kolo_loop *loop,
+                    kolo_defer_cb cb,
+                    void *user);
 
 /**
  * Calls `cb` for every open handle, in no particular order, during this call. It may close and
