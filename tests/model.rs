@@ -125,10 +125,18 @@ fn quiet_panics() {
     QUIET.call_once(|| {
         let usual = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |info| {
-            if PANIC.with(|panic| panic.borrow().is_some()) {
-                PANIC.with(|panic| *panic.borrow_mut() = Some(info.to_string()));
-            } else {
-                usual(info);
+            let before = PANIC.with(|panic| panic.borrow_mut().replace(info.to_string()));
+            match before {
+                // One that may not unwind ends the process: what led to it is told now or never.
+                Some(before) if info.to_string().contains("during cleanup") => {
+                    eprintln!("{before}");
+                    usual(info);
+                }
+                Some(_) => {}
+                None => {
+                    PANIC.with(|panic| panic.take());
+                    usual(info);
+                }
             }
         }));
     });
