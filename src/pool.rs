@@ -142,25 +142,6 @@ impl Pool {
         self.queue(class, job, Some((home, id)), may_abandon)
     }
 
-    /// A place for the work of a request that no thread comes to: [`Ticket::perform`] does it.
-    #[cfg(feature = "sim")]
-    pub(crate) fn hold(
-        &self,
-        class: WorkClass,
-        job: Box<dyn Job>,
-        home: Weak<Mailbox>,
-        id: Id,
-        may_abandon: bool,
-    ) -> Arc<Ticket> {
-        Arc::new(Ticket {
-            stopper: job.stopper(),
-            job: Mutex::new(Some(job)),
-            lane: self.0.lanes[class as usize].clone(),
-            home: Some((home, id)),
-            may_abandon,
-        })
-    }
-
     /// Queues work whose outcome nobody waits for. It comes back when the pool does not take it.
     #[cfg_attr(not(feature = "fs"), allow(dead_code))]
     pub(crate) fn submit_detached(
@@ -186,7 +167,7 @@ impl Pool {
         let ticket = Arc::new(Ticket {
             stopper: job.stopper(),
             job: Mutex::new(Some(job)),
-            lane: lane.clone(),
+            lane: Some(lane.clone()),
             home,
             may_abandon,
         });
@@ -272,7 +253,8 @@ pub(crate) struct Ticket {
     /// Gone when a thread has begun it, or its loop took it back; both under the lane's lock.
     job: Mutex<Option<Box<dyn Job>>>,
     stopper: Option<Stopper>,
-    lane: Arc<Lane>,
+    /// Where it is queued. `None`: it is not, and no thread comes to it.
+    lane: Option<Arc<Lane>>,
     /// Who waits for it. Not a hold on it: a loop need not wait for a job that it has given up, nor be kept by it.
     home: Option<(Weak<Mailbox>, Id)>,
     /// All that the job has is its own: nobody need wait for it.
@@ -280,6 +262,18 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
+    /// For the work of a simulated loop: [`Ticket::perform`] does it.
+    #[cfg(feature = "sim")]
+    pub fn unqueued(job: Box<dyn Job>, home: Weak<Mailbox>, id: Id) -> Arc<Ticket> {
+        Arc::new(Ticket {
+            stopper: job.stopper(),
+            job: Mutex::new(Some(job)),
+            lane: None,
+            home: Some((home, id)),
+            may_abandon: false,
+        })
+    }
+
     fn take(&self) -> Option<Box<dyn Job>> {
         self.job
             .lock()
@@ -297,8 +291,11 @@ impl Ticket {
 
     /// Takes the job back; `None` when a thread has begun it.
     pub fn take_back(&self) -> Option<Box<dyn Job>> {
+        let Some(lane) = &self.lane else {
+            return self.take();
+        };
         // Threads take jobs under the same lock, so the ticket is still in the queue.
-        let mut state = self.lane.state();
+        let mut state = lane.state();
         let job = self.take()?;
         state.empty += 1;
         if state.empty * 2 > state.queue.len() {
@@ -342,9 +339,9 @@ impl Ticket {
                 Err((Code::EPANIC, job))
             }
         };
-        if self.may_abandon {
+        if let Some(lane) = self.lane.as_ref().filter(|_| self.may_abandon) {
             // From here on it does not take long.
-            self.lane.state().left_alone.retain(|it| *it != number);
+            lane.state().left_alone.retain(|it| *it != number);
         }
         let Some((home, id)) = &self.home else { return };
         if let Some(home) = home.upgrade() {

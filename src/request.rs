@@ -273,12 +273,10 @@ impl Loop {
         done: impl FnOnce(&Loop, Request, Result<Box<J>>) + 'static,
     ) -> Result<Request> {
         let id = self.insert_request(Stage::Lingering, hold, done)?;
-        // Not while the loop is borrowed: a job that is refused is dropped, and what is in it is the user's.
-        let pool = self.core()?.pool.get_or_insert_with(Pool::default).clone();
-        let (home, may_abandon) = (Arc::downgrade(&self.mailbox), hold == Hold::MayAbandon);
+        let home = Arc::downgrade(&self.mailbox);
         #[cfg(feature = "sim")]
         if self.is_simulated() {
-            let ticket = pool.hold(class, Box::new(job), home, id, may_abandon);
+            let ticket = Ticket::unqueued(Box::new(job), home, id);
             let mut core = self.core()?;
             state(&mut core, id)?.stage = Stage::AtPool(ticket);
             core.handles.set_active(id, true);
@@ -290,6 +288,9 @@ impl Loop {
             }
             return Ok(Request(id));
         }
+        let pool = self.core()?.pool.get_or_insert_with(Pool::default).clone();
+        let may_abandon = hold == Hold::MayAbandon;
+        // Not while the loop is borrowed: a job that is refused is dropped, and what is in it is the user's.
         match pool.submit(class, Box::new(job), home, id, may_abandon) {
             Ok(ticket) => {
                 let mut core = self.core()?;

@@ -3,7 +3,7 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::*;
-use kolo::{Code, Hook, HookKind, LoopOptions, Poll, RunMode, Stream, Timer, Waker};
+use kolo::{Code, File, Hook, HookKind, LoopOptions, Poll, RunMode, Stream, Timer, Waker};
 
 fn echo(lp: &Loop, stream: Stream, data: &[u8]) {
     stream.write(lp, data).unwrap();
@@ -237,6 +237,29 @@ fn work_runs_in_virtual_time_on_the_loops_own_thread() {
     assert!(outcomes.contains(&Ok(true)) && outcomes.contains(&Err(Code::EPANIC.into())));
     let took = seen.get()[1].1 - begun;
     assert!((secs(2)..secs(4)).contains(&took), "{took:?}");
+}
+
+#[cfg(feature = "fs")]
+#[test]
+fn cancelled_work_leaves_the_pools_queue_as_it_is() {
+    use kolo::fs::{self, File, OpenFlags};
+    let simulation = Simulation::new(plain()).unwrap();
+    let lp = simulation.new_loop(ip("10.0.0.1")).unwrap();
+    // Files are closed by the pool's threads in a simulation, too.
+    for _ in 0..100 {
+        let files: Vec<_> = (0..40)
+            .map(|_| File::open_sync(&lp, "/dev/null", OpenFlags::WRITE).unwrap())
+            .collect();
+        for file in files {
+            lp.close(file).unwrap();
+        }
+        lp.run(RunMode::NoWait).unwrap();
+        for _ in 0..4 {
+            let request = fs::stat("/").start(&lp, |_: &Loop, _| ()).unwrap();
+            request.cancel(&lp).unwrap();
+        }
+        assert_eq!(lp.run(RunMode::Default), Ok(false));
+    }
 }
 
 #[cfg(feature = "dns")]
