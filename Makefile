@@ -80,7 +80,7 @@ check-features:
 
 ## check-model: random sequences of calls against a model, on every driver, with fresh seeds; STEPS=20000000 SEED=
 check-model:
-	@KOLO_MODEL_DRIVERS="poller polling uring sim" scripts/check-model $(STEPS) $(or $(SEED),fresh)
+	@scripts/check-model $(STEPS) $(or $(SEED),fresh)
 
 ## check-sanitizers: the C programs under the address and the thread sanitizer, kolo instrumented too
 check-sanitizers:
