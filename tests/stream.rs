@@ -594,6 +594,30 @@ fn a_stream_with_a_queue_keeps_the_loop_alive_until_it_is_sent() {
 // ---- ending ----
 
 #[test]
+fn a_write_before_finish_is_told_before_the_close_when_the_peer_ends_too() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let told = log.clone();
+        let answer = Script::new(&log).on_data(move |lp, stream, _| {
+            stream.write_owned(lp, "answer", told.done(1)).unwrap();
+            stream.finish(lp).unwrap();
+        });
+        let (_ours, mut peer) = carried(&lp, answer);
+        some_turns(&lp);
+        log.clear();
+        // Where question and end come in one turn, the stream closes before its deferred events are told.
+        peer.write_all(b"?").unwrap();
+        peer.shutdown(Shutdown::Write).unwrap();
+        run_until(&lp, || log.closed());
+        let expected = [Event::Done(1, Ok(())), Event::Close];
+        assert_eq!(log.without_data(), expected);
+        let mut answer = String::new();
+        peer.read_to_string(&mut answer).unwrap();
+        assert_eq!(answer, "answer");
+    });
+}
+
+#[test]
 fn shutdown_ends_our_side_after_what_was_written() {
     each_carrier(|lp| {
         let log = Log::default();

@@ -464,6 +464,7 @@ impl World {
             return;
         }
         let is_open = at.is_some_and(|at| self.handles[at].life == Open_);
+        let may_close = at.is_some_and(|at| self.handles[at].may_close);
         let next = match (stage, callback) {
             (Outside | Ending, _) | (_, Canceled) => None,
             (Within, Prepare) => Some(Within),
@@ -472,7 +473,8 @@ impl World {
             (Before | After, Deferred | Drain | Error | Waker | Signal | Datagram) => Some(Before),
             (Within, Deferred | Drain | Error | Waker | Signal) => Some(Within),
             (Before | Within, Done) => is_open.then_some(stage),
-            (After, Done) => Some(if is_open { Before } else { After }),
+            // One that closes by itself may have done so in this turn.
+            (After, Done) => Some(if is_open && !may_close { Before } else { After }),
             (Within, Accept | Open | Data | Memory | Received | Datagram | End | Poll) => {
                 Some(Within)
             }
