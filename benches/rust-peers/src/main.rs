@@ -4,10 +4,12 @@
 mod common;
 mod mio_echo;
 mod mio_requests;
+mod mio_server;
 mod mio_wakes;
 mod requests;
 mod tokio_echo;
 mod tokio_requests;
+mod tokio_server;
 mod tokio_timers;
 mod tokio_wakes;
 mod wakes;

@@ -1,205 +1,39 @@
-//! Requests on mio (see `mio_echo.rs`): the program gathers the answers to what one read brought.
+//! Requests on mio: the program gathers the answers to what one read brought.
 
-use crate::common::*;
+use crate::mio_server::{serve, Conversation};
 use crate::requests::{Protocol, Requests};
-use mio::event::Event;
-use mio::net::{TcpListener, TcpStream};
-use mio::unix::SourceFd;
-use mio::{Events, Interest, Poll, Registry, Token};
-use slab::Slab;
-use std::io::{self, ErrorKind, Read, Write};
-use std::net::Shutdown;
 
-const LISTENER: Token = Token(usize::MAX);
-const STDIN: Token = Token(usize::MAX - 1);
-const EVENTS_PER_WAIT: usize = 1024;
-const READS_PER_EVENT: usize = 16;
-
-struct Connection {
-    stream: TcpStream,
+#[derive(Default)]
+struct Dialogue {
     requests: Requests,
-    /// Answers that the kernel would not take yet.
-    held: Vec<u8>,
-    hung_up: bool,
-    finished: bool,
+    over: bool,
 }
 
 /// One of each for all connections.
-struct Buffers {
-    read: Vec<u8>,
-    answers: Vec<u8>,
+struct Shared {
     protocol: Protocol,
+    answers: Vec<u8>,
 }
 
-enum Fate {
-    Open,
-    Closed,
-    /// There is more to read, but it was others' turn.
-    Again,
-}
+impl Conversation for Dialogue {
+    type Shared = Shared;
 
-/// What the kernel takes of the bytes.
-fn write_some(stream: &mut TcpStream, bytes: &[u8]) -> io::Result<usize> {
-    loop {
-        match stream.write(bytes) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => {}
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(0),
-            result => return result,
-        }
-    }
-}
-
-impl Connection {
-    fn write_held(&mut self) -> io::Result<()> {
-        while !self.held.is_empty() {
-            let written = write_some(&mut self.stream, &self.held)?;
-            if written == 0 {
-                return Ok(());
-            }
-            self.held.drain(..written);
-        }
-        self.held = Vec::new();
-        Ok(())
+    fn answer<'a>(&mut self, bytes: &'a [u8], shared: &'a mut Shared) -> &'a [u8] {
+        shared.answers.clear();
+        self.over = !self
+            .requests
+            .take(shared.protocol, bytes, &mut shared.answers);
+        &shared.answers
     }
 
-    fn read_and_answer(&mut self, buffers: &mut Buffers) -> io::Result<Fate> {
-        for _ in 0..READS_PER_EVENT {
-            let count = match self.stream.read(&mut buffers.read) {
-                Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(Fate::Open),
-                result => result?,
-            };
-            if count == 0 {
-                return Ok(Fate::Closed);
-            }
-            if !self.finished {
-                let answers = &mut buffers.answers;
-                answers.clear();
-                self.finished =
-                    !self
-                        .requests
-                        .take(buffers.protocol, &buffers.read[..count], answers);
-                let written = if answers.is_empty() {
-                    0
-                } else {
-                    write_some(&mut self.stream, answers)?
-                };
-                if written < answers.len() {
-                    self.held.extend_from_slice(&answers[written..]);
-                    return Ok(Fate::Open);
-                }
-                self.end_side_if_finished()?;
-            }
-            if count < buffers.read.len() && !self.hung_up {
-                return Ok(Fate::Open);
-            }
-        }
-        Ok(Fate::Again)
-    }
-
-    fn end_side_if_finished(&mut self) -> io::Result<()> {
-        if self.finished {
-            self.stream.shutdown(Shutdown::Write)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn on_event(&mut self, event: &Event, buffers: &mut Buffers) -> io::Result<Fate> {
-        self.hung_up |= event.is_read_closed() || event.is_error();
-        if !self.held.is_empty() {
-            self.write_held()?;
-            if !self.held.is_empty() {
-                return Ok(Fate::Open);
-            }
-            self.end_side_if_finished()?;
-        } else if !event.is_readable() && !self.hung_up {
-            return Ok(Fate::Open);
-        }
-        self.read_and_answer(buffers)
-    }
-}
-
-const BOTH: Interest = Interest::READABLE.add(Interest::WRITABLE);
-
-fn accept_all(registry: &Registry, listener: &TcpListener, connections: &mut Slab<Connection>) {
-    loop {
-        let mut stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-            Err(error) if accept_error_passes(&error) => continue,
-            Err(error) => die(format_args!("accept: {error}")),
-        };
-        check(stream.set_nodelay(true), "TCP_NODELAY");
-        let entry = connections.vacant_entry();
-        check(
-            registry.register(&mut stream, Token(entry.key()), BOTH),
-            "register",
-        );
-        entry.insert(Connection {
-            stream,
-            requests: Requests::default(),
-            held: Vec::new(),
-            hung_up: false,
-            finished: false,
-        });
-    }
-}
-
-fn on_connection(
-    registry: &Registry,
-    event: &Event,
-    connections: &mut Slab<Connection>,
-    buffers: &mut Buffers,
-) {
-    // An event of a connection that was closed since may meet the next one of the same number, which does no harm.
-    let Some(connection) = connections.get_mut(event.token().0) else {
-        return;
-    };
-    match connection.on_event(event, buffers) {
-        Ok(Fate::Open) => {}
-        Ok(Fate::Again) => check(
-            registry.reregister(&mut connection.stream, event.token(), BOTH),
-            "reregister",
-        ),
-        Ok(Fate::Closed) | Err(_) => drop(connections.remove(event.token().0)),
+    fn is_over(&self) -> bool {
+        self.over
     }
 }
 
 pub fn main() {
-    let protocol = Protocol::from_arguments();
-    let mut poll = check(Poll::new(), "mio::Poll");
-    let mut events = Events::with_capacity(EVENTS_PER_WAIT);
-    let mut listener = check(TcpListener::bind(any_port()), "bind");
-    let mut connections = Slab::new();
-    let mut buffers = Buffers {
-        read: vec![0; READ_BUFFER_BYTES],
+    serve::<Dialogue>(Shared {
+        protocol: Protocol::from_arguments(),
         answers: Vec::new(),
-        protocol,
-    };
-    check(
-        poll.registry()
-            .register(&mut listener, LISTENER, Interest::READABLE),
-        "register",
-    );
-    check(
-        poll.registry()
-            .register(&mut SourceFd(&0), STDIN, Interest::READABLE),
-        "register",
-    );
-    announce_port(check(listener.local_addr(), "local_addr"));
-    loop {
-        match poll.poll(&mut events, None) {
-            Err(error) if error.kind() == ErrorKind::Interrupted => continue,
-            result => check(result, "poll"),
-        }
-        for event in &events {
-            match event.token() {
-                LISTENER => accept_all(poll.registry(), &listener, &mut connections),
-                STDIN if stdin_ended() => return,
-                STDIN => {}
-                _ => on_connection(poll.registry(), event, &mut connections, &mut buffers),
-            }
-        }
-    }
+    });
 }

@@ -2,14 +2,14 @@
 //! poll that reads also writes: only what the kernel would not take is kept for an await.
 
 use crate::common::*;
+use crate::tokio_server::serve;
 use std::cell::RefCell;
 use std::future::{poll_fn, Future};
 use std::io;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::{sleep, Instant, Sleep};
 
 thread_local! {
@@ -110,40 +110,6 @@ async fn echo_with_timeouts(mut stream: TcpStream) -> io::Result<()> {
     }
 }
 
-async fn accept_all(listener: TcpListener, with_timeouts: bool) {
-    loop {
-        match listener.accept().await {
-            // A connection that the peer broke off ends its task, and nothing else.
-            Ok((stream, _)) if with_timeouts => drop(tokio::spawn(echo_with_timeouts(stream))),
-            Ok((stream, _)) => drop(tokio::spawn(echo(stream))),
-            Err(error) if accept_error_passes(&error) => {}
-            Err(error) => die(format_args!("accept: {error}")),
-        }
-    }
-}
-
-/// TCP_NODELAY is set on the listener: Linux hands it down to accepted sockets.
-fn listen() -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_nodelay(true)?;
-    socket.bind(any_port())?;
-    socket.listen(LISTEN_BACKLOG)
-}
-
-async fn serve(with_timeouts: bool) -> io::Result<()> {
-    let listener = listen()?;
-    announce_port(listener.local_addr()?);
-    tokio::spawn(accept_all(listener, with_timeouts));
-    // SAFETY: the descriptor of stdin stays open, and the same, as long as the program runs.
-    let stdin = unsafe { AsyncFd::register_with_interest(io::stdin(), Interest::READABLE) }?;
-    loop {
-        let _ready = stdin.readable().await?;
-        if stdin_ended() {
-            return Ok(());
-        }
-    }
-}
-
 pub fn main() {
     let with_timeouts = !flags(&["--timeouts"]).is_empty();
     let mut builder = tokio::runtime::Builder::new_current_thread();
@@ -152,5 +118,12 @@ pub fn main() {
         builder.enable_time();
     }
     let runtime = check(builder.build(), "runtime");
-    check(runtime.block_on(serve(with_timeouts)), "tokio");
+    let served = runtime.block_on(async {
+        if with_timeouts {
+            serve(echo_with_timeouts).await
+        } else {
+            serve(echo).await
+        }
+    });
+    check(served, "tokio");
 }

@@ -3,14 +3,14 @@
 
 use crate::common::*;
 use crate::requests::{Protocol, Requests};
+use crate::tokio_server::serve;
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::task::{ready, Context, Poll};
-use tokio::io::unix::AsyncFd;
-use tokio::io::{AsyncRead, AsyncWriteExt, Interest, ReadBuf};
-use tokio::net::{TcpListener, TcpSocket, TcpStream};
+use tokio::io::{AsyncRead, AsyncWriteExt, ReadBuf};
+use tokio::net::TcpStream;
 
 struct Buffers {
     read: Vec<u8>,
@@ -82,38 +82,6 @@ async fn answer(mut stream: TcpStream, protocol: Protocol) -> io::Result<()> {
     Ok(())
 }
 
-async fn accept_all(listener: TcpListener, protocol: Protocol) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(answer(stream, protocol))),
-            Err(error) if accept_error_passes(&error) => {}
-            Err(error) => die(format_args!("accept: {error}")),
-        }
-    }
-}
-
-/// TCP_NODELAY is set on the listener: Linux hands it down to accepted sockets.
-fn listen() -> io::Result<TcpListener> {
-    let socket = TcpSocket::new_v4()?;
-    socket.set_nodelay(true)?;
-    socket.bind(any_port())?;
-    socket.listen(LISTEN_BACKLOG)
-}
-
-async fn serve(protocol: Protocol) -> io::Result<()> {
-    let listener = listen()?;
-    announce_port(listener.local_addr()?);
-    tokio::spawn(accept_all(listener, protocol));
-    // SAFETY: the descriptor of stdin stays open, and the same, as long as the program runs.
-    let stdin = unsafe { AsyncFd::register_with_interest(io::stdin(), Interest::READABLE) }?;
-    loop {
-        let _ready = stdin.readable().await?;
-        if stdin_ended() {
-            return Ok(());
-        }
-    }
-}
-
 pub fn main() {
     let protocol = Protocol::from_arguments();
     let runtime = check(
@@ -122,5 +90,6 @@ pub fn main() {
             .build(),
         "runtime",
     );
-    check(runtime.block_on(serve(protocol)), "tokio");
+    let served = runtime.block_on(serve(move |stream| answer(stream, protocol)));
+    check(served, "tokio");
 }
