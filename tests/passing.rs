@@ -383,6 +383,17 @@ fn descriptors_pass_while_the_handler_names_the_memory() {
     }
 }
 
+/// To a stream with this handler, with a byte.
+fn send_one_descriptor(lp: &Loop, handler: impl StreamHandler) {
+    let quiet = |_: &Loop, _: Stream, _: &[u8]| ();
+    let (receiver, sender) = LocalStream::pair(lp, handler, quiet).unwrap();
+    receiver.receive_descriptors(lp, true).unwrap();
+    let null = File::open("/dev/null").unwrap();
+    sender
+        .write_with_descriptors(lp, "x", &[null.as_fd()], ignore)
+        .unwrap();
+}
+
 #[test]
 fn closing_in_on_descriptors_is_final() {
     struct Closing(Log);
@@ -401,13 +412,7 @@ fn closing_in_on_descriptors_is_final() {
     }
     each_driver(|lp| {
         let log = Log::default();
-        let quiet = |_: &Loop, _: Stream, _: &[u8]| ();
-        let (receiver, sender) = LocalStream::pair(&lp, Closing(log.clone()), quiet).unwrap();
-        receiver.receive_descriptors(&lp, true).unwrap();
-        let null = File::open("/dev/null").unwrap();
-        sender
-            .write_with_descriptors(&lp, "x", &[null.as_fd()], ignore)
-            .unwrap();
+        send_one_descriptor(&lp, Closing(log.clone()));
         run_until(&lp, || log.closed());
         assert_eq!(log.events(), [Event::Close]);
     });
@@ -432,13 +437,7 @@ fn failing_in_on_descriptors_leaves_the_bytes_untold() {
     }
     each_driver(|lp| {
         let log = Log::default();
-        let quiet = |_: &Loop, _: Stream, _: &[u8]| ();
-        let (receiver, sender) = LocalStream::pair(&lp, Failing(log.clone()), quiet).unwrap();
-        receiver.receive_descriptors(&lp, true).unwrap();
-        let null = File::open("/dev/null").unwrap();
-        sender
-            .write_with_descriptors(&lp, "x", &[null.as_fd()], ignore)
-            .unwrap();
+        send_one_descriptor(&lp, Failing(log.clone()));
         run_until(&lp, || log.closed());
         assert_eq!(log.events(), [Event::Error(Code::EPROTO), Event::Close]);
     });
