@@ -3,7 +3,7 @@
 use std::panic::{catch_unwind, AssertUnwindSafe};
 
 use super::*;
-use kolo::{Code, File, Hook, HookKind, LoopOptions, Poll, RunMode, Stream, Timer, Waker};
+use kolo::{Code, Hook, HookKind, LoopOptions, Poll, RunMode, Stream, Timer, Waker};
 
 fn echo(lp: &Loop, stream: Stream, data: &[u8]) {
     stream.write(lp, data).unwrap();
