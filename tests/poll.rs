@@ -343,6 +343,60 @@ fn a_loop_can_be_watched_by_another() {
     });
 }
 
+/// Waits at a loop's backend descriptor alone, as a foreign loop does, and turns the loop when that is readable.
+#[cfg(target_os = "linux")]
+#[track_caller]
+fn run_from_outside(lp: &Loop, mut condition: impl FnMut() -> bool) {
+    let mut backend = libc::pollfd {
+        fd: lp.backend_descriptor().unwrap(),
+        events: libc::POLLIN,
+        revents: 0,
+    };
+    while !condition() {
+        let milliseconds = match lp.backend_timeout() {
+            Some(timeout) if timeout.is_zero() => 0,
+            _ => 10_000,
+        };
+        let ready = unsafe { libc::poll(&mut backend, 1, milliseconds) };
+        assert!(ready == 1 || milliseconds == 0, "it is not readable");
+        lp.run(RunMode::NoWait).unwrap();
+    }
+}
+
+/// Linux writes to the event descriptor of a ring only once when what came is a write to an event descriptor.
+#[test]
+#[cfg(target_os = "linux")]
+fn another_loop_hears_of_every_post_and_of_every_write_to_an_event_descriptor() {
+    use std::os::fd::{FromRawFd, OwnedFd};
+    each_driver(|lp| {
+        let descriptor = unsafe { libc::eventfd(0, libc::EFD_CLOEXEC | libc::EFD_NONBLOCK) };
+        let event = File::from(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        let (poll, told) = watch(&lp, event.as_raw_fd());
+        poll.start(&lp, Interest::READABLE).unwrap();
+        let remote = lp.remote();
+        for round in 0..10 {
+            some_turns(&lp);
+            let (sender, receiver) = std::sync::mpsc::channel();
+            let (remote, mut writer) = (remote.clone(), event.try_clone().unwrap());
+            let other = std::thread::spawn(move || {
+                // Mostly when the loop's thread waits already.
+                std::thread::sleep(std::time::Duration::from_millis(1));
+                match round % 2 {
+                    0 => remote
+                        .post(move |_: &Loop| sender.send(()).unwrap())
+                        .unwrap(),
+                    _ => writer.write_all(&1u64.to_ne_bytes()).unwrap(),
+                }
+            });
+            run_from_outside(&lp, || receiver.try_recv().is_ok() || !told.is_empty());
+            other.join().unwrap();
+            if !told.take().is_empty() {
+                (&event).read_exact(&mut [0; 8]).unwrap();
+            }
+        }
+    });
+}
+
 /// A wait that ended at once, again and again, would make thousands of turns.
 #[test]
 fn unread_bytes_do_not_keep_the_loop_from_waiting() {

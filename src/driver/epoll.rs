@@ -156,6 +156,16 @@ impl Epoll {
         self.wake.raw()
     }
 
+    /// Has this set tell of each change to another one, and of its wake-ups. What is told is nobody's in particular.
+    #[cfg(kolo_uring)]
+    pub fn watch(&mut self, other: &Epoll) -> Result<()> {
+        let flags = (libc::EPOLLIN | libc::EPOLLET) as u32;
+        for at in [other.descriptor(), other.wake_descriptor()] {
+            self.control(libc::EPOLL_CTL_ADD, at, flags, WAKE)?;
+        }
+        Ok(())
+    }
+
     fn watch_wake(&mut self) -> Result<()> {
         let flags = libc::EPOLLIN | libc::EPOLLET;
         self.control(libc::EPOLL_CTL_ADD, self.wake.raw(), flags as u32, WAKE)

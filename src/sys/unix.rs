@@ -177,14 +177,6 @@ pub(crate) fn write_event(descriptor: Descriptor) {
     });
 }
 
-/// Takes what was written to an event descriptor, if anything was.
-#[cfg(kolo_uring)]
-pub(crate) fn read_event(descriptor: Descriptor) {
-    let mut count = [0u8; 8];
-    // SAFETY: eight bytes of our own are filled in; the descriptor does not block.
-    unsafe { libc::read(descriptor, count.as_mut_ptr().cast(), count.len()) };
-}
-
 /// Whether [`heavy_barrier`] stands on every thread of the process.
 #[cfg(target_os = "linux")]
 pub(crate) fn has_heavy_barrier() -> bool {

@@ -461,9 +461,9 @@ impl Driver for Uring {
 
     fn forked(&mut self) -> Result<()> {
         self.keep_all();
-        self.outer.forked()?;
-        self.new_ring()?;
         self.inner.forked()?;
+        self.outer.forked(self.inner.selector())?;
+        self.new_ring()?;
         self.lines.clear();
         self.arming.clear();
         self.carried.clear();
