@@ -2535,7 +2535,7 @@ typedef struct kolo_group_options {
     kolo_group_stop_cb on_stop;
     /** What both get as their last argument. */
     void *user;
-    /** How many loops. Default: as many as processors are to be had. */
+    /** How many loops, at most 65536. Default: as many as processors are to be had. */
     uint32_t loops;
     /**
      * 1: listen with copies of one socket also where the system could spread connections over
@@ -2548,8 +2548,9 @@ typedef struct kolo_group_options {
  * Starts a group: its loops run when this returns. `options` may be NULL for the defaults. Do not
  * free its loops (KOLO_EBUSY); kolo_loop_stop ends one of them alone.
  *
- * Errors: KOLO_EINVAL if `out` is NULL, and for options of a wrong size; those of kolo_loop_new;
- * KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its loops is there any more.
+ * Errors: KOLO_EINVAL if `out` is NULL, for options of a wrong size, and for more than 65536 loops;
+ * those of kolo_loop_new; KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its
+ * loops is there any more.
  */
 int kolo_group_start(const kolo_group_options *options, kolo_group *out);
 

@@ -30,6 +30,9 @@ use crate::options::LoopOptions;
 use crate::remote::{Remote, Waker};
 use crate::timer::Timer;
 
+/// Loops of a group, at most: far more than there are processors to run them.
+const LOOPS_MAX: usize = 65536;
+
 /// Called on the thread of each loop of a group, with the loop and its number, from 0 on.
 type OnLoop<R> = Box<dyn Fn(&Loop, usize) -> R + Send + Sync>;
 
@@ -39,7 +42,7 @@ pub(crate) type MakeHandler = dyn Fn(&Loop, usize) -> BoxedAcceptor + Send + Syn
 /// How a [`LoopGroup`] is made. `..Default::default()` leaves the rest as it is.
 #[derive(Default)]
 pub struct GroupOptions {
-    /// How many loops, each with a thread of its own; `None`: as many as processors are to be had.
+    /// How many loops, each with a thread of its own, 65536 at most; `None`: as many as processors are to be had.
     pub loops: Option<NonZeroU32>,
     /// How each loop is made; `None`: with default options. Called on the loop's thread, with its number.
     pub loop_options: Option<Box<dyn Fn(usize) -> LoopOptions + Send + Sync>>,
@@ -139,7 +142,7 @@ impl LoopGroup {
     /// Starts the loops. `on_start` is called on the thread of each, with the loop and its number, before it runs; an error
     /// of its stops all of them, and is returned.
     ///
-    /// Errors: those of [`Loop::with_options`]; the system's when it gives no thread ([`Code::EAGAIN`]); `on_start`'s.
+    /// Errors: [`Code::EINVAL`] for more than 65536 loops; those of [`Loop::with_options`]; the system's when it gives no thread ([`Code::EAGAIN`]); `on_start`'s.
     pub fn start(
         options: GroupOptions,
         on_start: impl Fn(&Loop, usize) -> Result<()> + Send + Sync + 'static,
@@ -156,6 +159,9 @@ impl LoopGroup {
         let count = options
             .loops
             .map_or_else(processors, |loops| loops.get() as usize);
+        if count > LOOPS_MAX {
+            return Err(Code::EINVAL.into());
+        }
         let group = LoopGroup {
             shared: Arc::new(Shared {
                 host,

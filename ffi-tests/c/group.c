@@ -191,6 +191,11 @@ TEST_WITHOUT_LOOP(wrong_arguments) {
     options.share_socket = 2;
     CHECK_ERROR(kolo_group_start(&options, &group), KOLO_EINVAL);
     options.share_socket = 0;
+    options.loops = 65537;
+    CHECK_ERROR(kolo_group_start(&options, &group), KOLO_EINVAL);
+    options.loops = UINT32_MAX; /* and no attempt at the memory for so many */
+    CHECK_ERROR(kolo_group_start(&options, &group), KOLO_EINVAL);
+    options.loops = 0;
     options.loop_options = &loop_options;
     loop_options.driver = "no such driver";
     CHECK_ERROR(kolo_group_start(&options, &group), KOLO_ENOTSUP);

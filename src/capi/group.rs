@@ -56,7 +56,7 @@ pub struct kolo_group_options {
     pub on_stop: kolo_group_stop_cb,
     /// What both get as their last argument.
     pub user: *mut c_void,
-    /// How many loops. Default: as many as processors are to be had.
+    /// How many loops, at most 65536. Default: as many as processors are to be had.
     pub loops: u32,
     /// 1: listen with copies of one socket also where the system could spread connections over
     /// several.
@@ -117,8 +117,9 @@ fn group(number: kolo_group) -> Result<Arc<LoopGroup>> {
 /// Starts a group: its loops run when this returns. `options` may be NULL for the defaults. Do not
 /// free its loops (KOLO_EBUSY); kolo_loop_stop ends one of them alone.
 ///
-/// Errors: KOLO_EINVAL if `out` is NULL, and for options of a wrong size; those of kolo_loop_new;
-/// KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its loops is there any more.
+/// Errors: KOLO_EINVAL if `out` is NULL, for options of a wrong size, and for more than 65536 loops;
+/// those of kolo_loop_new; KOLO_EAGAIN if the system gives no thread; on_start's. Then none of its
+/// loops is there any more.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_group_start(
     options: *const kolo_group_options,
