@@ -236,6 +236,29 @@ fn a_short_partition_delays_and_a_long_one_times_out() {
 }
 
 #[test]
+fn a_peer_that_answers_and_has_no_room_is_not_given_up() {
+    let pair = Pair::new(SimulationOptions {
+        give_up: secs(20),
+        ..plain()
+    });
+    let log = Log::default();
+    let of_server = log.clone();
+    let listener = pair.listen(move || Script::new(&of_server).not_reading());
+    let client = Log::default();
+    let tcp = pair.connect(Script::new(&client));
+    tcp.write(&pair.client, &[7; 300_000]).unwrap();
+    // The pauses between two looks for room grow longer than what it takes to give up.
+    pair.pass(secs(600));
+    assert_eq!(client.events(), [Event::Open]);
+    let streams = pair.server.handles();
+    let mut streams = streams.iter().filter(|id| **id != listener.id());
+    let stream = Stream::from_id(*streams.next().unwrap());
+    stream.read_start(&pair.server).unwrap();
+    pair.until(|| log.data().len() == 300_000);
+    assert_eq!(client.without(&Event::Drain), [Event::Open]);
+}
+
+#[test]
 fn a_partition_during_connecting_is_a_timeout() {
     let pair = Pair::plain();
     pair.listen(nothing);

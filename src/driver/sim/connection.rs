@@ -440,7 +440,10 @@ impl Connection {
             (self.retry_at, self.unanswered_since) = (None, None);
             return;
         }
-        self.unanswered_since.get_or_insert(now);
+        // What there is no room for is not sent, and needs no answer.
+        if self.next > self.acked {
+            self.unanswered_since.get_or_insert(now);
+        }
         if self.retry_at.is_none() {
             self.retry_at = Some(now + self.retry_delay());
         }
