@@ -1302,6 +1302,44 @@ fn a_lingering_end_of_a_stream_that_has_ended_is_none() {
     });
 }
 
+#[test]
+fn what_comes_after_something_was_thrown_away_is_not_handed_out() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let (ours, mut peer) = carried(&lp, Script::new(&log));
+        fill(&lp, ours);
+        ours.finish_lingering(&lp, Duration::from_secs(600))
+            .unwrap();
+        peer.write_all(b"thrown away").unwrap();
+        run_for(&lp, ms(20));
+        // Everything is still to be sent: it does not close yet.
+        ours.finish(&lp).unwrap();
+        peer.write_all(b"after that").unwrap();
+        run_for(&lp, ms(20));
+        assert_eq!(log.events(), []);
+        run_until(&lp, || {
+            read_now(&peer);
+            log.closed()
+        });
+        assert_eq!(log.without(&Event::Drain), [Event::Close]);
+    });
+}
+
+#[test]
+fn an_ordinary_end_cuts_a_lingering_one_short() {
+    each_carrier(|lp| {
+        let log = Log::default();
+        let (ours, peer) = carried(&lp, Script::new(&log));
+        let hour = Duration::from_secs(3600);
+        ours.finish_lingering(&lp, hour).unwrap();
+        some_turns(&lp);
+        assert!(is_ended(&peer) && !log.closed());
+        ours.finish(&lp).unwrap();
+        run_until(&lp, || log.closed());
+        assert_eq!(log.events(), [Event::Close]);
+    });
+}
+
 // ---- timeouts ----
 
 #[test]

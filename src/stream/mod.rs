@@ -285,7 +285,11 @@ impl Stream {
         let mut core = lp.core()?;
         let stream = state(&mut core.handles, self.0)?;
         stream.status.insert(Status::FINISHING | Status::SHUTTING);
-        stream.status.remove(Status::LINGERS);
+        if stream.status.contains(Status::LINGERS) {
+            // Bytes were thrown away: those after them must not be handed out. So it lingers, but not long.
+            stream.read_idle = 1;
+            events::arm_timeouts(&mut core, self.0);
+        }
         sending::settle(&mut core, self.0);
         Ok(())
     }
