@@ -28,10 +28,13 @@ mod model {
     pub mod listeners;
     pub mod local;
     pub mod moving;
+    #[cfg(feature = "sim")]
+    pub mod network;
     pub mod operations;
     pub mod processes;
     pub mod program;
     pub mod random;
+    pub mod record;
     pub mod requests;
     pub mod sequence;
     pub mod simple;
@@ -44,9 +47,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{mpsc, Arc, Mutex, MutexGuard, Once, PoisonError};
 use std::time::{Duration, Instant};
 
-use model::program::{shrink, Program};
+use model::program::{shrink, Program, NETWORK};
+use model::record::Counts;
 use model::sequence::{run, Outcome, PANIC};
-use model::world::Counts;
 
 /// Steps on each driver, as made.
 const STEPS: u64 = 25_000;
@@ -109,6 +112,26 @@ const MUST_HAPPEN: &[&str] = &[
     "came to rest",
 ];
 
+/// As [`MUST_HAPPEN`], between hosts.
+const MUST_HAPPEN_ON_A_NETWORK: &[&str] = &[
+    "timer callback",
+    "on_accept",
+    "on_error of a listener",
+    "on_open",
+    "on_data",
+    "on_end",
+    "on_timeout",
+    "on_error",
+    "on_datagram",
+    "done",
+    "on_close",
+    "write canceled",
+    "send canceled",
+    "finish, lingering",
+    "loop ended",
+    "came to rest",
+];
+
 /// What only a kernel has, and no simulation.
 const KERNEL_ONLY: &[&str] = &[
     "signal callback",
@@ -148,10 +171,9 @@ fn number(name: &str) -> Option<u64> {
 
 fn replay(program: &Program) -> String {
     let (seed, driver) = (program.seed, program.driver);
-    let features = if driver == "sim" {
-        " --features sim"
-    } else {
-        ""
+    let features = match driver {
+        "sim" | NETWORK => " --features sim",
+        _ => "",
     };
     format!("KOLO_MODEL_SEED={seed} cargo test{features} --test model {driver} -- --nocapture")
 }
@@ -299,7 +321,11 @@ fn test(driver: &'static str) {
         }
     }
     println!("{counts:#?}");
-    for what in MUST_HAPPEN {
+    let must_happen = match driver {
+        NETWORK => MUST_HAPPEN_ON_A_NETWORK,
+        _ => MUST_HAPPEN,
+    };
+    for what in must_happen {
         let may_lack = steps < STEPS_ENOUGH || virtual_time && KERNEL_ONLY.contains(what);
         assert!(
             counts.contains_key(what) || may_lack,
@@ -327,4 +353,10 @@ fn uring() {
 #[test]
 fn sim() {
     test("sim");
+}
+
+#[cfg(feature = "sim")]
+#[test]
+fn network() {
+    test(NETWORK);
 }

@@ -83,7 +83,7 @@ impl Direction {
     }
 
     /// A write was taken back. False if some of it was received.
-    fn cancel(&mut self, write: u64) -> bool {
+    pub fn cancel(&mut self, write: u64) -> bool {
         let Some(at) = self.pieces.iter().position(|piece| piece.write == write) else {
             return false;
         };
@@ -93,7 +93,7 @@ impl Direction {
     }
 
     /// Whether these bytes are what comes next.
-    fn receive(&mut self, mut bytes: &[u8]) -> bool {
+    pub fn receive(&mut self, mut bytes: &[u8]) -> bool {
         while !bytes.is_empty() {
             let Some(piece) = self.pieces.front_mut() else {
                 return false;

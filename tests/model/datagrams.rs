@@ -264,7 +264,7 @@ impl World {
     /// A socket of the loop is closed.
     pub fn udp_gone(&mut self, at: usize) {
         let (address, sent_in) = (self.udp(at).address, self.udp(at).sent_in);
-        if sent_in == self.callbacks {
+        if sent_in == self.record.callbacks {
             // What it sent in this callback was not given to the system yet.
             self.datagrams.lose_of(address);
         }
@@ -386,7 +386,7 @@ impl World {
             return;
         };
         let Some(to) = to else { return };
-        self.udp(at).sent_in = self.callbacks;
+        self.udp(at).sent_in = self.record.callbacks;
         if owned {
             self.udp(at).owned.push_back(serial);
         }

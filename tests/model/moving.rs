@@ -41,7 +41,7 @@ impl World {
         });
         let code = got.as_ref().err().map(|error| error.code());
         self.note(|| format!("#{at} moves -> {code:?}"));
-        self.steps += 1;
+        self.record.steps += 1;
         let queued = if code.is_some() {
             self.sync(lp, at)
         } else {

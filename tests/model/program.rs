@@ -81,6 +81,7 @@ operations! {
     CancelWrite 9 9;
     Shutdown 3 3;
     Finish 2 2;
+    FinishLingering 2 2;
     Fail 1 2;
     Reset 1 2;
     ReadStop 3 5;
@@ -105,6 +106,7 @@ operations! {
 
     UdpOpen 4 2;
     UdpSend 10 8;
+    CancelSend 3 3;
     UdpConnect 2 2;
     UdpReceiveStart 2 2;
     UdpReceiveStop 1 1;
@@ -118,7 +120,33 @@ operations! {
     RawShutdown 2 1;
     RawClose 1 1;
     RawReset 1 1;
+
+    // Only between the hosts of a simulated network.
+    ConnectByName 0 0;
+    ConnectToNobody 0 0;
+    Cut 0 0;
+    Heal 0 0;
+    ResetAll 0 0;
+    SetLink 0 0;
+    LimitDescriptors 0 0;
+    EndLoop 0 0;
 }
+
+/// What hosts on a network do, with the weights outside of callbacks and inside.
+#[rustfmt::skip]
+const OF_HOSTS: &[(What, u32, u32)] = {
+    use What::*;
+    &[
+        (Run, 60, 0), (TimerAfter, 6, 4), (Close, 2, 3), (CloseSelf, 0, 4),
+        (Listen, 6, 1), (Pause, 1, 1), (Resume, 2, 2),
+        (Connect, 14, 4), (ConnectByName, 4, 2), (ConnectRefused, 1, 1), (ConnectToNobody, 1, 1),
+        (Write, 14, 14), (WriteOwned, 12, 14), (CancelWrite, 6, 6), (Shutdown, 3, 3),
+        (Finish, 2, 3), (FinishLingering, 2, 3), (Fail, 1, 2), (Reset, 1, 2),
+        (ReadStop, 2, 3), (ReadStart, 4, 5), (SetTimeouts, 3, 3),
+        (UdpOpen, 6, 2), (UdpSend, 12, 10), (CancelSend, 3, 3), (UdpReceiveStop, 1, 1), (UdpReceiveStart, 2, 2),
+        (Cut, 3, 1), (Heal, 5, 1), (ResetAll, 1, 1), (SetLink, 2, 1), (LimitDescriptors, 1, 1), (EndLoop, 1, 0),
+    ]
+};
 
 /// One operation; the numbers choose among what there is when it is done.
 #[derive(Clone, Copy)]
@@ -174,6 +202,9 @@ fn needs_kernel(what: What) -> bool {
     )
 }
 
+/// The "driver" of programs that are played by several hosts on a simulated network.
+pub const NETWORK: &str = "network";
+
 #[derive(Clone)]
 pub struct Program {
     pub seed: u64,
@@ -189,6 +220,14 @@ pub struct Program {
 impl Program {
     pub fn generate(seed: u64, driver: &'static str) -> Program {
         let mut random = Random::new(seed);
+        if driver == NETWORK {
+            let swarm: Vec<_> = OF_HOSTS
+                .iter()
+                .filter(|(what, _, _)| *what == What::Run || random.percent(75))
+                .copied()
+                .collect();
+            return Program::from(seed, driver, random, &swarm);
+        }
         // Each program leaves whole rooms and some operations out, and so does more of the others:
         // what needs many of one kind, undisturbed by another, happens too.
         let all = random.percent(25);
@@ -206,8 +245,17 @@ impl Program {
                 _ => (*what, *outside, *inside),
             })
             .collect();
+        Program::from(seed, driver, random, &swarm)
+    }
+
+    fn from(
+        seed: u64,
+        driver: &'static str,
+        mut random: Random,
+        swarm: &[(What, u32, u32)],
+    ) -> Program {
         let outside = (0..30 + random.below(170))
-            .map(|_| pick(&mut random, &swarm, |(_, outside, _)| *outside))
+            .map(|_| pick(&mut random, swarm, |(_, outside, _)| *outside))
             .collect();
         let busy = 15 + random.below(40);
         let inside = (0..100 + random.below(300))
@@ -218,7 +266,7 @@ impl Program {
                     _ => 0,
                 };
                 (0..length)
-                    .map(|_| pick(&mut random, &swarm, |(_, _, inside)| *inside))
+                    .map(|_| pick(&mut random, swarm, |(_, _, inside)| *inside))
                     .collect()
             })
             .collect();

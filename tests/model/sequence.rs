@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use kolo::{Code, HookKind, Interest, Loop, LoopOptions, Pool, PoolOptions, RunMode};
 
 use super::connections::{Connection, End};
-use super::program::{Operation, Program, What};
+use super::program::{Operation, Program, What, NETWORK};
 use super::random::Random;
-use super::world::{outside, Body, Counts, Life, OnPurpose, Token, World};
+use super::record::{Counts, Record};
+use super::world::{outside, Body, Life, OnPurpose, Token, World};
 
 /// What became of a program.
 pub struct Outcome {
@@ -21,6 +22,15 @@ pub struct Outcome {
     pub steps: u64,
     pub callbacks: u64,
     pub counts: Counts,
+}
+
+impl Outcome {
+    fn take(&mut self, record: Record) {
+        self.failure = record.failure;
+        self.trace = record.trace.into();
+        (self.steps, self.callbacks) = (record.steps, record.callbacks);
+        self.counts = record.counts;
+    }
 }
 
 /// What a loop makes when it is first needed, and keeps: for signals, for programs.
@@ -49,12 +59,11 @@ pub fn run(program: &Arc<Program>, tracing: bool) -> Outcome {
         counts: Counts::new(),
     };
     if let Some(world) = World::take() {
-        outcome.failure = world.failure.clone();
-        outcome.trace = world.trace.iter().cloned().collect();
-        outcome.steps = world.steps;
-        outcome.callbacks = world.callbacks;
-        outcome.counts = world.counts.clone();
-        drop(world);
+        outcome.take(world.record);
+    }
+    #[cfg(feature = "sim")]
+    if let Some(record) = super::network::take() {
+        outcome.take(record);
     }
     if caught.is_err() {
         outcome.failure = Some(panic.unwrap_or_default());
@@ -128,6 +137,10 @@ fn make_loop(program: &Program, options: LoopOptions) -> Rc<Loop> {
 }
 
 fn play(program: &Arc<Program>, tracing: bool) {
+    #[cfg(feature = "sim")]
+    if program.driver == NETWORK {
+        return super::network::play(program, tracing);
+    }
     let mut random = Random::new(program.seed ^ 0x6c70);
     let number = |of: &[u32], random: &mut Random| {
         NonZeroU32::new(of[random.below(of.len() as u32) as usize]).unwrap_or(NonZeroU32::MIN)

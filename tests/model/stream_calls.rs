@@ -306,7 +306,7 @@ impl World {
         let (serial, length, id) = (owned.serial, owned.length, owned.id);
         let (canceled, ended) = (owned.canceled, owned.ended);
         let got = handle.cancel_write(lp, id);
-        self.steps += 1;
+        self.record.steps += 1;
         let code = got.err().map(|error| error.code());
         self.note(|| format!("cancel_write {serial} -> {code:?}"));
         let fits = match code {
@@ -529,7 +529,7 @@ impl World {
         }
         let kind = self.stream(at).kind;
         let got = release(lp, self.handles[at].id, kind);
-        self.steps += 1;
+        self.record.steps += 1;
         let code = got.as_ref().err().map(|error| error.code());
         self.note(|| format!("#{at} release -> {code:?}"));
         let stream = self.stream(at);

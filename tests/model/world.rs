@@ -2,7 +2,7 @@
 //! owes.
 
 use std::cell::{Cell, RefCell};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use super::listeners::{ListenerModel, Place};
 use super::processes::ProcessModel;
 use super::program::Program;
 use super::random::Random;
+use super::record::Record;
 use super::requests::{FileModel, RequestModel};
 use super::simple::{HookModel, Tasks, TimerModel, WakerModel};
 use super::streams::StreamModel;
@@ -157,22 +158,12 @@ pub struct Handle {
     pub body: Body,
 }
 
-/// What one program did: how often each thing happened.
-pub type Counts = BTreeMap<&'static str, u64>;
-
 pub struct World {
     pub program: Arc<Program>,
     next_script: usize,
     /// Decides what no operation of the program does.
     pub random: Random,
-    pub failure: Option<String>,
-    pub tracing: bool,
-    pub trace: VecDeque<String>,
-    /// Calls of the library whose answers were compared with the model's.
-    pub steps: u64,
-    /// Callbacks that were compared with it.
-    pub callbacks: u64,
-    pub counts: Counts,
+    pub record: Record,
     pub stage: Stage,
     pub once: bool,
     /// The handle whose callback runs.
@@ -215,12 +206,7 @@ impl World {
             next_script: 0,
             random: Random::new(program.seed ^ 0x6b6f_6c6f),
             program,
-            failure: None,
-            tracing,
-            trace: VecDeque::new(),
-            steps: 0,
-            callbacks: 0,
-            counts: Counts::new(),
+            record: Record::new(tracing),
             stage: Stage::Outside,
             once: false,
             current: None,
@@ -261,33 +247,27 @@ impl World {
     }
 
     pub fn is_over(&self) -> bool {
-        self.failure.is_some()
+        self.record.is_over()
     }
 
-    /// What must hold. The first thing that does not is the failure of the program.
+    /// See [`Record::check`].
     pub fn check(&mut self, holds: bool, what: impl FnOnce() -> String) -> bool {
-        if !holds && self.failure.is_none() {
-            let what = what();
-            self.failure = Some(what.clone());
-            self.note(|| format!("FAILED: {what}"));
-        }
-        holds
+        self.record.check(holds, what)
     }
 
+    /// See [`Record::note`].
     pub fn note(&mut self, line: impl FnOnce() -> String) {
-        // Waiting for rest would fill the trace.
-        let waits = self.calm && self.callback.is_none();
-        if self.tracing && (!waits || self.failure.is_some()) {
-            if self.trace.len() == 400 {
-                self.trace.pop_front();
-            }
-            let indent = if self.callback.is_some() { "    " } else { "" };
-            self.trace.push_back(format!("{indent}{}", line()));
-        }
+        self.recorded().note(line);
+    }
+
+    fn recorded(&mut self) -> &mut Record {
+        self.record.inside = self.callback.is_some();
+        self.record.quiet = self.calm && self.callback.is_none();
+        &mut self.record
     }
 
     pub fn count(&mut self, what: &'static str) {
-        *self.counts.entry(what).or_default() += 1;
+        self.record.count(what);
     }
 
     pub fn next_serial(&mut self) -> u64 {
@@ -295,20 +275,9 @@ impl World {
         self.serial
     }
 
-    /// A call whose outcome the model knows: `None` for success.
+    /// See [`Record::outcome`].
     pub fn outcome<T>(&mut self, call: &str, got: Result<T>, expected: Option<Code>) -> Option<T> {
-        self.steps += 1;
-        let code = got.as_ref().err().map(|error| error.code());
-        self.note(|| {
-            format!(
-                "{call} -> {}",
-                code.map_or("ok".into(), |code| code.name().to_string())
-            )
-        });
-        self.check(code == expected, || {
-            format!("{call} gave {code:?}, not {expected:?}")
-        });
-        got.ok()
+        self.recorded().outcome(call, got, expected)
     }
 
     /// A call that makes a handle: while the loop ends there are no new ones.
@@ -684,7 +653,7 @@ pub fn called_then<R: Default>(
             return R::default();
         }
         let name = callback.name();
-        world.callbacks += 1;
+        world.record.callbacks += 1;
         world.count(name);
         world.current = at;
         world.callback = None;
