@@ -10,6 +10,16 @@
 //! pass a full barrier (membarrier(2), Linux) before it looks. Where the system has no such call
 //! the exchange is made each time.
 //!
+//! # Why posts do not use that flag
+//!
+//! The barrier interrupts every thread of the process that runs. A post has the lock of the queue
+//! anyway, and under the lock it sees for itself whether anybody must wake the loop: only if no
+//! post waits yet, and the loop is not about to look by itself, which it does after the posts
+//! that it has taken over. So a flood of posts neither makes barriers nor wakes a loop that is
+//! awake. Nor does a poster look at what the loop writes with each post that it runs, as long as
+//! the queue is far from full: two processors that write and read the same line of the cache in
+//! turn wait for each other.
+//!
 //! All of it that other threads take part in is in [`Mailbox`], [`Flag`] and [`Remote`], and
 //! `loom_tests.rs` has it meet in every order.
 
@@ -30,71 +40,133 @@ use crate::event_loop::{Loop, Posted, Task};
 use crate::handles::{Body, Handles, Id};
 use crate::pool::Finished;
 
-use threads::{AtomicBool, AtomicUsize, Condvar, Mutex, MutexGuard, RwLock};
+use threads::{AtomicBool, AtomicU8, AtomicUsize, Condvar, Mutex, MutexGuard, RwLock};
 
-/// A flag that many threads raise and the loop's thread lowers.
+/// A flag that many threads raise and the loop's thread lowers, until it is struck for good.
 struct Flag {
-    raised: AtomicBool,
-    /// The loop's thread makes the barrier, so that raisers need none.
-    heavy: bool,
+    /// Bits of [`flag`].
+    state: AtomicU8,
+    /// What raising sets.
+    raises: u8,
+}
+
+/// What a [`Flag`] is, all in one byte, so that finding it raised is one comparison.
+mod flag {
+    /// Raised. Where there is no heavy barrier, always together with [`EXCHANGE`].
+    pub const RAISED: u8 = 1;
+    /// There is no heavy barrier: who finds it raised must make an exchange nevertheless.
+    pub const EXCHANGE: u8 = 2;
+    /// Nobody waits for it any more.
+    pub const STRUCK: u8 = 4;
+}
+
+/// What raising a flag has come upon.
+#[derive(PartialEq, Eq)]
+enum Raised {
+    /// It was down: the loop is to be told.
+    Anew,
+    Before,
+    /// Nobody waits for it any more.
+    Never,
 }
 
 impl Flag {
     fn new() -> Flag {
         Flag {
-            raised: AtomicBool::new(false),
-            heavy: threads::has_heavy_barrier(),
+            state: AtomicU8::new(0),
+            raises: match threads::has_heavy_barrier() {
+                true => flag::RAISED,
+                false => flag::RAISED | flag::EXCHANGE,
+            },
         }
     }
 
-    /// Raises it; `true` if it was down.
+    /// Whether it is up, and nothing is to be done: the loop's thread makes the barrier. What
+    /// raisers ask first.
     #[inline]
-    fn raise(&self) -> bool {
-        if self.heavy {
-            threads::light_barrier();
-            if self.raised.load(Ordering::Relaxed) {
-                return false;
-            }
+    fn is_up(&self) -> bool {
+        threads::light_barrier();
+        self.state.load(Ordering::Relaxed) == flag::RAISED
+    }
+
+    /// Raises it, by an exchange.
+    fn raise(&self) -> Raised {
+        let former = self.state.fetch_or(self.raises, Ordering::AcqRel);
+        match former {
+            _ if former & flag::STRUCK != 0 => Raised::Never,
+            _ if former & flag::RAISED != 0 => Raised::Before,
+            _ => Raised::Anew,
         }
-        !self.raised.swap(true, Ordering::AcqRel)
     }
 
     /// Whether it is up. By the loop's thread.
     fn is_raised(&self) -> bool {
-        self.raised.load(Ordering::Relaxed)
+        self.state.load(Ordering::Relaxed) & flag::RAISED != 0
     }
 
     /// Lowers it. By the loop's thread, which must pass [`Flag::barrier`] before it looks for
     /// what the flag announced.
     fn lower(&self) {
-        self.raised.swap(false, Ordering::AcqRel);
+        self.state.fetch_and(flag::STRUCK, Ordering::AcqRel);
+    }
+
+    /// From now on raising it does nothing, and says so.
+    fn strike(&self) {
+        self.state.fetch_or(flag::STRUCK, Ordering::AcqRel);
     }
 
     fn barrier(&self) {
-        if self.heavy {
+        if self.raises & flag::EXCHANGE == 0 {
             threads::heavy_barrier();
         }
     }
 }
 
+/// What stands in lines of the processor's cache of its own: who writes it does not slow down who
+/// reads what stands beside it.
+#[repr(align(128))]
+struct Apart<T>(T);
+
 /// The loop's part that other threads reach.
 pub(crate) struct Mailbox {
+    /// Raised by a wake; struck when the loop is gone, or going.
     flag: Flag,
-    /// The loop is gone, or going.
-    ended: AtomicBool,
-    posts: Mutex<Posts>,
+    capacity: usize,
+    waker: RwLock<Arc<dyn Wake>>,
     /// A job is done: for a loop that is being dropped and waits for nothing else.
     job_done: Condvar,
-    /// Posts in the queue, to be read without the lock.
-    waiting: AtomicUsize,
-    /// Posts that the loop has taken over and not run yet. Only its thread writes it.
-    taken: AtomicUsize,
-    waker: RwLock<Arc<dyn Wake>>,
-    capacity: usize,
+    incoming: Apart<Incoming>,
+    own: Apart<Own>,
 }
 
+/// What only the loop's thread writes.
+struct Own {
+    /// Posts that it has taken over and not run yet.
+    taken: AtomicUsize,
+    /// When it looked last, there were more posts: it need not look whether there are, which would
+    /// take the line from the posters.
+    more: AtomicBool,
+}
+
+/// What posters write: in this order, all of it that a post needs is one line of the cache.
+#[repr(C)]
+struct Incoming {
+    /// Posts in the queue, to be read without the lock.
+    waiting: AtomicUsize,
+    /// There are jobs that are done, to be read without the lock.
+    has_finished: AtomicBool,
+    posts: Mutex<Posts>,
+}
+
+#[repr(C)]
 struct Posts {
-    queue: VecDeque<Posted>,
+    /// The loop is gone, or going.
+    ended: bool,
+    /// Somebody has woken the loop for what is in the queue; or it is awake, and will look.
+    announced: bool,
+    /// No fewer than [`Own::taken`], which need not be looked at as long as this is few enough.
+    taken_max: usize,
+    queue: Vec<Posted>,
     /// Wakers whose callback is due.
     woken: Vec<Id>,
     /// Jobs that are done.
@@ -113,90 +185,150 @@ impl Mailbox {
     pub fn new(waker: Arc<dyn Wake>, capacity: usize) -> Arc<Mailbox> {
         let mailbox = Arc::new(Mailbox {
             flag: Flag::new(),
-            ended: AtomicBool::new(false),
-            posts: Mutex::new(Posts {
-                queue: VecDeque::new(),
-                woken: Vec::new(),
-                finished: Vec::new(),
-                closed_to_finished: false,
-            }),
-            job_done: Condvar::new(),
-            waiting: AtomicUsize::new(0),
-            taken: AtomicUsize::new(0),
-            waker: RwLock::new(waker),
             capacity,
+            waker: RwLock::new(waker),
+            job_done: Condvar::new(),
+            incoming: Apart(Incoming {
+                posts: Mutex::new(Posts {
+                    queue: Vec::new(),
+                    taken_max: 0,
+                    announced: false,
+                    ended: false,
+                    woken: Vec::new(),
+                    finished: Vec::new(),
+                    closed_to_finished: false,
+                }),
+                waiting: AtomicUsize::new(0),
+                has_finished: AtomicBool::new(false),
+            }),
+            own: Apart(Own {
+                taken: AtomicUsize::new(0),
+                more: AtomicBool::new(false),
+            }),
         });
         forks::survive(&mailbox);
         mailbox
     }
 
     fn posts(&self) -> MutexGuard<'_, Posts> {
-        self.posts
+        self.incoming
+            .0
+            .posts
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())
     }
 
-    #[inline]
+    /// Has the loop look, unless it is about to.
     fn wake(&self) {
-        if self.flag.raise() {
-            self.waker
-                .read()
-                .unwrap_or_else(|poisoned| poisoned.into_inner())
-                .wake();
+        if !self.flag.is_up() && self.flag.raise() == Raised::Anew {
+            self.ring();
         }
     }
 
+    /// Ends the loop's wait, or the next one.
+    #[cold]
+    fn ring(&self) {
+        self.waker
+            .read()
+            .unwrap_or_else(|poisoned| poisoned.into_inner())
+            .wake();
+    }
+
+    /// Whether posts wait. By the loop's thread.
     pub fn has_posts(&self) -> bool {
-        self.posts_waiting() > 0
+        let own = &self.own.0;
+        own.more.load(Ordering::Relaxed)
+            || own.taken.load(Ordering::Relaxed) > 0
+            || self.incoming.0.waiting.load(Ordering::Relaxed) > 0
     }
 
     pub fn posts_waiting(&self) -> usize {
-        self.waiting.load(Ordering::Relaxed) + self.taken.load(Ordering::Relaxed)
+        let waiting = self.incoming.0.waiting.load(Ordering::Relaxed);
+        waiting + self.own.0.taken.load(Ordering::Relaxed)
+    }
+
+    /// The loop is not run any more: whoever runs it as a part of another loop, and waits for its
+    /// descriptor, must see there what was posted since the loop looked last.
+    pub fn run_ended(&self) {
+        if self.has_posts() {
+            self.ring();
+        }
     }
 
     /// The loop's side of a wake: takes over what the others left, if the flag or the posts say
     /// that there may be something. What they did before they raised a flag is visible to whoever
     /// runs after this; what they do from now on raises it anew. `flag_of` finds a waker's flag.
+    ///
+    /// If there is something, [`Mailbox::settle`] must follow before the loop waits.
     fn look<'a>(
         &self,
         posted: &mut VecDeque<Posted>,
         mut flag_of: impl FnMut(Id) -> Option<&'a WakerShared>,
     ) -> Option<Left> {
-        if !self.flag.is_raised() && !self.has_posts() {
+        let raised = self.flag.is_raised();
+        if !raised && !self.has_posts() && !self.incoming.0.has_finished.load(Ordering::Relaxed) {
             return None;
         }
-        self.flag.lower();
+        if raised {
+            self.flag.lower();
+        }
         let left = self.take_over(posted);
         for waker in left.woken.iter().filter_map(|id| flag_of(*id)) {
             waker.flag.lower();
         }
-        // One barrier for the loop's flag and all the wakers'.
-        self.flag.barrier();
+        // One barrier for the loop's flag and all the wakers'. Posts and jobs need none.
+        if raised || !left.woken.is_empty() {
+            self.flag.barrier();
+        }
         Some(left)
     }
 
     /// The next of the posts that were taken over.
+    #[inline]
     fn next(&self, posted: &mut VecDeque<Posted>) -> Option<Posted> {
-        let next = posted.pop_front();
-        self.taken.store(posted.len(), Ordering::Relaxed);
-        next
+        let next = posted.pop_front()?;
+        self.own.0.taken.store(posted.len(), Ordering::Relaxed);
+        Some(next)
+    }
+
+    /// After the posts that were taken over: if no others wait by now, a post must wake the loop
+    /// from now on. If some do, [`Mailbox::has_posts`] says so, and the loop looks by itself.
+    fn settle(&self) {
+        let mut more = self.has_posts();
+        if !more {
+            let mut posts = self.posts();
+            more = !posts.queue.is_empty();
+            posts.announced = more;
+        }
+        self.own.0.more.store(more, Ordering::Relaxed);
     }
 
     /// Moves what was posted to the loop's own queue, with one lock for all of it.
     fn take_over(&self, posted: &mut VecDeque<Posted>) -> Left {
+        let incoming = &self.incoming.0;
         let mut posts = self.posts();
         if posted.is_empty() {
             // The memory changes sides: neither queue grows anew.
-            std::mem::swap(posted, &mut posts.queue);
+            let empty = std::mem::take(posted).into();
+            *posted = std::mem::replace(&mut posts.queue, empty).into();
         } else {
-            posted.append(&mut posts.queue);
+            posted.extend(posts.queue.drain(..));
         }
-        self.taken.store(posted.len(), Ordering::Relaxed);
-        self.waiting.store(0, Ordering::Relaxed);
+        posts.announced = true;
+        posts.taken_max = posted.len();
+        self.own.0.taken.store(posted.len(), Ordering::Relaxed);
+        self.own.0.more.store(false, Ordering::Relaxed);
+        incoming.waiting.store(0, Ordering::Relaxed);
         Left {
             woken: std::mem::take(&mut posts.woken),
-            finished: std::mem::take(&mut posts.finished),
+            finished: self.take_finished(&mut posts),
         }
+    }
+
+    fn take_finished(&self, posts: &mut Posts) -> Vec<Finished> {
+        let has_finished = &self.incoming.0.has_finished;
+        has_finished.store(false, Ordering::Relaxed);
+        std::mem::take(&mut posts.finished)
     }
 
     /// Brings a job home. By a pool's thread. Not a post, which may be refused: there are no more
@@ -209,9 +341,15 @@ impl Mailbox {
             return;
         }
         posts.finished.push(finished);
+        let has_finished = &self.incoming.0.has_finished;
+        // Only under the lock, so that this needs no exchange.
+        let first = !has_finished.load(Ordering::Relaxed);
+        has_finished.store(true, Ordering::Relaxed);
         drop(posts);
         self.job_done.notify_one();
-        self.wake();
+        if first {
+            self.ring();
+        }
     }
 
     /// The jobs that are done, waiting for at least one.
@@ -221,21 +359,22 @@ impl Mailbox {
             let waited = self.job_done.wait(posts);
             posts = waited.unwrap_or_else(|poisoned| poisoned.into_inner());
         }
-        std::mem::take(&mut posts.finished)
+        self.take_finished(&mut posts)
     }
 
     /// From now on a job that is done is dropped by its thread. Those that were done before.
     pub fn close_to_finished(&self) -> Vec<Finished> {
         let mut posts = self.posts();
         posts.closed_to_finished = true;
-        std::mem::take(&mut posts.finished)
+        self.take_finished(&mut posts)
     }
 
     /// The loop is going: nothing more is taken; what had been taken.
-    pub fn end(&self) -> VecDeque<Posted> {
+    pub fn end(&self) -> Vec<Posted> {
         let mut posts = self.posts();
-        self.ended.store(true, Ordering::SeqCst);
-        self.waiting.store(0, Ordering::Relaxed);
+        posts.ended = true;
+        self.flag.strike();
+        self.incoming.0.waiting.store(0, Ordering::Relaxed);
         std::mem::take(&mut posts.queue)
     }
 
@@ -263,8 +402,8 @@ impl Mailbox {
 
 /// What a [`Waker`]'s remotes share with it.
 struct WakerShared {
+    /// Struck when the waker is closed.
     flag: Flag,
-    closed: AtomicBool,
     /// Set before anybody shares it.
     id: OnceLock<Id>,
 }
@@ -278,7 +417,7 @@ pub(crate) struct WakerState {
 
 impl WakerState {
     pub fn close(&mut self) {
-        self.shared.closed.store(true, Ordering::SeqCst);
+        self.shared.flag.strike();
     }
 }
 
@@ -337,26 +476,33 @@ impl Remote {
         self.post_within(usize::MAX, || Ok(task))
     }
 
+    #[inline]
     fn post_within<T: Task + Send>(
         &self,
         capacity: usize,
         make: impl FnOnce() -> Result<T>,
     ) -> Result<()> {
-        {
-            let mut posts = self.mailbox.posts();
-            if self.mailbox.ended.load(Ordering::Relaxed) {
+        let mailbox = &*self.mailbox;
+        let incoming = &mailbox.incoming.0;
+        let announced = {
+            let mut posts = mailbox.posts();
+            if posts.ended {
                 return Err(Code::ECANCELED.into());
             }
-            let taken = self.mailbox.taken.load(Ordering::Relaxed);
-            if posts.queue.len() + taken >= capacity {
-                return Err(Code::ENOBUFS.into());
+            if posts.queue.len().saturating_add(posts.taken_max) >= capacity {
+                posts.taken_max = mailbox.own.0.taken.load(Ordering::Relaxed);
+                if posts.queue.len() + posts.taken_max >= capacity {
+                    return Err(Code::ENOBUFS.into());
+                }
             }
-            posts.queue.push_back(smallbox!(Some(make()?)));
-            self.mailbox
-                .waiting
-                .store(posts.queue.len(), Ordering::Relaxed);
+            posts.queue.push(smallbox!(Some(make()?)));
+            let waiting = posts.queue.len();
+            incoming.waiting.store(waiting, Ordering::Relaxed);
+            std::mem::replace(&mut posts.announced, true)
+        };
+        if !announced {
+            mailbox.ring();
         }
-        self.mailbox.wake();
         Ok(())
     }
 
@@ -367,32 +513,39 @@ impl Remote {
     /// Errors: [`Code::ECANCELED`] when the loop is gone or the waker is closed.
     #[inline]
     pub fn wake(&self) -> Result<()> {
-        if self.mailbox.ended.load(Ordering::Relaxed) {
-            return Err(Code::ECANCELED.into());
-        }
-        let Some(waker) = &self.waker else {
-            self.mailbox.wake();
-            return Ok(());
+        let flag = match &self.waker {
+            Some(waker) => &waker.flag,
+            None => &self.mailbox.flag,
         };
-        if waker.closed.load(Ordering::Relaxed) {
-            return Err(Code::ECANCELED.into());
+        match flag.is_up() {
+            true => Ok(()),
+            false => self.wake_anew(),
         }
-        if waker.flag.raise() {
-            self.announce(waker);
-        }
-        Ok(())
     }
 
     #[cold]
-    fn announce(&self, waker: &WakerShared) {
-        self.mailbox.posts().woken.extend(waker.id.get());
-        self.mailbox.wake();
+    #[inline(never)]
+    fn wake_anew(&self) -> Result<()> {
+        let flag = self.waker.as_ref().map(|waker| &waker.flag);
+        match flag.unwrap_or(&self.mailbox.flag).raise() {
+            Raised::Before => return Ok(()),
+            Raised::Never => return Err(Code::ECANCELED.into()),
+            Raised::Anew => {}
+        }
+        match &self.waker {
+            Some(waker) => {
+                self.mailbox.posts().woken.extend(waker.id.get());
+                self.mailbox.wake();
+            }
+            None => self.mailbox.ring(),
+        }
+        Ok(())
     }
 }
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let ended = self.mailbox.ended.load(Ordering::Relaxed);
+        let ended = self.mailbox.posts().ended;
         f.debug_struct("Remote")
             .field("loop_is_gone", &ended)
             .finish_non_exhaustive()
@@ -415,7 +568,6 @@ impl Waker {
     pub fn open(lp: &Loop, callback: impl FnMut(&Loop, Waker) + 'static) -> Result<Waker> {
         let shared = Arc::new(WakerShared {
             flag: Flag::new(),
-            closed: AtomicBool::new(false),
             id: OnceLock::new(),
         });
         let state = WakerState {
@@ -442,6 +594,20 @@ impl Waker {
     }
 }
 
+/// The posts that run in this turn.
+struct Batch<'a> {
+    lp: &'a Loop,
+    posts: VecDeque<Posted>,
+}
+
+impl Drop for Batch<'_> {
+    /// Their memory goes back to the loop; after one that unwound with those that are left.
+    fn drop(&mut self) {
+        self.lp.core.borrow_mut().posted = std::mem::take(&mut self.posts);
+        self.lp.mailbox.settle();
+    }
+}
+
 impl Loop {
     /// What other threads use to reach this loop.
     pub fn remote(&self) -> Remote {
@@ -455,18 +621,20 @@ impl Loop {
     /// meanwhile raises the flag again, and has its turn in the next.
     pub(crate) fn run_posted(&self) {
         let mailbox = &*self.mailbox;
-        let left = {
+        let looked = {
             let core = &mut *self.core.borrow_mut();
-            mailbox.look(&mut core.posted, |id| {
+            let left = mailbox.look(&mut core.posted, |id| {
                 match &core.handles.get(id).ok()?.body {
                     Body::Waker(state) => Some(&state.shared),
                     _ => None,
                 }
-            })
+            });
+            left.map(|left| (left, std::mem::take(&mut core.posted)))
         };
-        let Some(Left { woken, finished }) = left else {
+        let Some((Left { woken, finished }, posts)) = looked else {
             return;
         };
+        let mut batch = Batch { lp: self, posts };
         {
             // A callback may unwind: those not yet called stand in the loop's queue.
             let mut core = self.core.borrow_mut();
@@ -476,9 +644,7 @@ impl Loop {
                 crate::request::job_done(&mut core, finished);
             }
         }
-        loop {
-            let next = mailbox.next(&mut self.core.borrow_mut().posted);
-            let Some(mut task) = next else { return };
+        while let Some(mut task) = mailbox.next(&mut batch.posts) {
             self.callback(None, |lp| task.run(lp));
         }
     }

@@ -208,6 +208,58 @@ fn posts_of_a_posted_function_run_in_the_turn_after() {
     });
 }
 
+/// Posts to the loop from another thread, and waits until that has happened.
+fn post_from_elsewhere(lp: &Loop, task: impl FnOnce(&Loop) + Send + 'static) {
+    let remote = lp.remote();
+    thread::spawn(move || remote.post(task).unwrap())
+        .join()
+        .unwrap();
+}
+
+#[test]
+fn what_is_posted_while_a_posted_function_runs_ends_the_wait_that_follows() {
+    each_driver(|lp| {
+        let lp = &lp;
+        far_timer(lp);
+        post_from_elsewhere(lp, |lp| post_from_elsewhere(lp, Loop::stop));
+        assert!(lp.run(RunMode::Default).unwrap());
+        // And after one that unwound.
+        post_from_elsewhere(lp, |lp| {
+            post_from_elsewhere(lp, Loop::stop);
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        assert!(catch_unwind(AssertUnwindSafe(|| lp.run(RunMode::Default))).is_err());
+        assert!(lp.run(RunMode::Default).unwrap());
+    });
+}
+
+/// A loop that is run as a part of another one.
+#[cfg(unix)]
+#[test]
+fn what_is_posted_while_a_posted_function_runs_shows_at_the_backend_descriptor() {
+    each_driver(|lp| {
+        let lp = &lp;
+        let ran = Arc::new(AtomicUsize::new(0));
+        let counted = ran.clone();
+        post_from_elsewhere(lp, move |lp| {
+            counted.fetch_add(1, Ordering::Relaxed);
+            post_from_elsewhere(lp, move |_| {
+                counted.fetch_add(1, Ordering::Relaxed);
+            });
+        });
+        while ran.load(Ordering::Relaxed) < 2 {
+            let mut wakes = libc::pollfd {
+                fd: lp.backend_descriptor().unwrap(),
+                events: libc::POLLIN,
+                revents: 0,
+            };
+            // SAFETY: one structure, which outlives the call.
+            assert_eq!(unsafe { libc::poll(&mut wakes, 1, 10_000) }, 1);
+            lp.run(RunMode::NoWait).unwrap();
+        }
+    });
+}
+
 #[test]
 fn a_function_deferred_by_a_posted_one_runs_in_the_same_turn() {
     each_driver(|lp| {

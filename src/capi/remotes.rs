@@ -9,7 +9,7 @@
 
 use std::cell::UnsafeCell;
 use std::mem::MaybeUninit;
-use std::sync::atomic::{fence, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{fence, AtomicU32, AtomicU64, AtomicUsize, Ordering};
 
 use super::types::kolo_remote;
 use crate::error::{Code, Result};
@@ -24,6 +24,9 @@ const PLACE_BITS: u32 = 16;
 const MARK: usize = 1;
 
 struct Place {
+    /// The pointer by which the remote that stands here is known, as a number; 0 for none. It says
+    /// no more than `state`, but to find a remote is to compare it.
+    number: AtomicUsize,
     /// The generation in the upper half: odd while a remote stands here. Its references in the
     /// lower half.
     state: AtomicU64,
@@ -36,6 +39,7 @@ unsafe impl Sync for Place {}
 
 static TABLE: [Place; PLACES] = [const {
     Place {
+        number: AtomicUsize::new(0),
         state: AtomicU64::new(0),
         remote: UnsafeCell::new(MaybeUninit::uninit()),
     }
@@ -84,11 +88,11 @@ pub(super) fn give(remote: Remote) -> Result<*mut kolo_remote> {
     unsafe { (*place.remote.get()).write(remote) };
     place.state.store(state(generation, 1), Ordering::Release);
     let number = shown(generation) | index << 1 | MARK;
+    place.number.store(number, Ordering::Release);
     Ok(std::ptr::without_provenance_mut(number))
 }
 
 /// The place that a pointer names, and its state, if a remote stands there that is meant by it.
-#[inline]
 fn find(at: *mut kolo_remote) -> Result<(usize, u64)> {
     let number = at.addr();
     let index = (number >> 1) % PLACES;
@@ -111,9 +115,13 @@ fn missing(at: *mut kolo_remote) -> crate::Error {
 /// The remote behind a pointer of C's, which holds a reference during the call.
 #[inline]
 pub(super) fn remote<'a>(at: *mut kolo_remote) -> Result<&'a Remote> {
-    let (index, _) = find(at)?;
+    let number = at.addr();
+    let place = &TABLE[(number >> 1) % PLACES];
+    if place.number.load(Ordering::Acquire) != number || number == 0 {
+        return Err(missing(at));
+    }
     // SAFETY: a remote stands there; the caller's reference keeps it there.
-    Ok(unsafe { (*TABLE[index].remote.get()).assume_init_ref() })
+    Ok(unsafe { (*place.remote.get()).assume_init_ref() })
 }
 
 /// One more reference.
@@ -128,6 +136,7 @@ pub(super) fn retain(at: *mut kolo_remote) -> Result<()> {
 pub(super) fn release(at: *mut kolo_remote) -> Result<()> {
     let (index, last) = change(at, |references| Ok(references - 1))?;
     if last {
+        TABLE[index].number.store(0, Ordering::Relaxed);
         // What other threads did with it before they let it go happens before it goes.
         fence(Ordering::Acquire);
         // SAFETY: it stood there until now, and its generation is over: nobody else finds it.

@@ -545,6 +545,7 @@ impl Drop for Running<'_> {
         if let Ok(mut core) = self.0.core.try_borrow_mut() {
             core.driver.rest();
         }
+        self.0.mailbox.run_ended();
     }
 }
 

@@ -79,7 +79,11 @@ impl Looker {
             waker.map(|waker| &**waker)
         });
         while self.mailbox.next(&mut self.posted).is_some() {}
-        left.map_or_else(Vec::new, |left| left.woken)
+        let Some(left) = left else {
+            return Vec::new();
+        };
+        self.mailbox.settle();
+        left.woken
     }
 }
 
@@ -124,7 +128,6 @@ fn waker(which: usize) -> Arc<WakerShared> {
         .nth(which);
     Arc::new(WakerShared {
         flag: Flag::new(),
-        closed: AtomicBool::new(false),
         id: OnceLock::from(id.unwrap()),
     })
 }

@@ -5,7 +5,7 @@
 pub(super) use real::*;
 #[cfg(not(all(loom, test)))]
 mod real {
-    pub use std::sync::atomic::{AtomicBool, AtomicUsize};
+    pub use std::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
     pub use std::sync::{Condvar, Mutex, MutexGuard, RwLock};
 
     pub(crate) use crate::sys::{has_heavy_barrier, heavy_barrier};
@@ -26,7 +26,7 @@ mod model {
     use std::cell::Cell;
 
     use loom::sync::atomic::{fence, Ordering};
-    pub use loom::sync::atomic::{AtomicBool, AtomicUsize};
+    pub use loom::sync::atomic::{AtomicBool, AtomicU8, AtomicUsize};
     pub use loom::sync::{Condvar, Mutex, MutexGuard, RwLock};
 
     thread_local! {
