@@ -1168,10 +1168,11 @@ int kolo_work_submit(kolo_loop *loop,
  * Takes back what has not begun: the request's callback comes with KOLO_ECANCELED. A name that is
  * being looked up is given up also when a thread is at it.
  *
- * Errors: KOLO_EBUSY if it was begun, or is over: the callback tells what came of it. KOLO_EBADF
+ * Errors: KOLO_EBUSY if a thread or the kernel has begun it, or it is over: the callback tells what came of it. KOLO_EBADF
  * when that was told.
  */
-int kolo_request_cancel(kolo_loop *loop, kolo_request request);
+int kolo_request_cancel(kolo_loop *loop,
+                        kolo_request request);
 
 /* Signals ========================================================================================
  *
@@ -4632,9 +4633,9 @@ int kolo_fs_copy_sync(const char *path, const char *new_path, uint32_t flags, ui
  *
  * An open file is a handle, made by kolo_file_open. Reads and writes are positional: any number of them
  * can be under way at once, in any order. What the system has in memory is read without another thread;
- * what may have to wait for a disk is done on the loop's pool (KOLO_WORK_FILES). Both are told in the
- * same way: what is under way is a request, whose `done` comes exactly once, never before the function
- * returns; `out`, which may be NULL, gets its number for kolo_request_cancel.
+ * what may have to wait for a disk is done on the loop's pool (KOLO_WORK_FILES), or, with the driver
+ * "uring", by the kernel alone, as far as it can. All are told in the same way: what is under way is a
+ * request, whose `done` comes exactly once, never before the function returns; `out`, which may be NULL, gets its number for kolo_request_cancel.
  *
  * kolo_close closes a file like every handle: its number is dead at once. Operations under way are
  * still done, and the descriptor is closed after the last of them. kolo_file_close does the same and

@@ -122,6 +122,18 @@ impl Pool {
         }))
     }
 
+    /// Pieces of work of one class that may wait.
+    #[cfg_attr(not(feature = "fs"), allow(dead_code))]
+    pub(crate) fn queue_capacity(&self) -> usize {
+        self.0.options.queue_capacity.get() as usize
+    }
+
+    /// Whether work of this class is done one after the other, in its order.
+    #[cfg_attr(not(feature = "fs"), allow(dead_code))]
+    pub(crate) fn is_ordered(&self, class: WorkClass) -> bool {
+        self.0.options.threads(class) == 1
+    }
+
     /// A pool like this one, for a forked child.
     pub(crate) fn anew(&self) -> Pool {
         Pool::new(self.0.options.clone())
@@ -243,6 +255,65 @@ pub(crate) trait Job: Any + Send {
     fn refused(&mut self, _error: Error) -> bool {
         false
     }
+
+    /// For work that a driver may have the kernel do without a thread ([`Driver::begin_job`]): the call to be made
+    /// next. The job owns all that the call points to, and leaves it alone until [`Job::called`].
+    ///
+    /// [`Driver::begin_job`]: crate::driver::Driver::begin_job
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    fn kernel_call(&mut self) -> Option<KernelCall> {
+        None
+    }
+
+    /// What came of that call: a count, or the system's error number.
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    fn called(&mut self, _outcome: std::result::Result<u32, i32>) -> AfterCall {
+        AfterCall::Elsewhere
+    }
+}
+
+/// A system call that a driver makes for a job.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(all(kolo_uring, feature = "fs")), allow(dead_code))]
+pub(crate) enum KernelCall {
+    /// pread(2) and pwrite(2).
+    Read(Bytes),
+    Write(Bytes),
+    /// preadv(2) and pwritev(2).
+    ReadEach(Vectors),
+    WriteEach(Vectors),
+}
+
+/// One piece of memory, and the place in a file.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(all(kolo_uring, feature = "fs")), allow(dead_code))]
+pub(crate) struct Bytes {
+    pub file: sys::Descriptor,
+    pub base: *mut u8,
+    pub length: usize,
+    pub offset: u64,
+}
+
+/// Several pieces of memory (`struct iovec`), and the place in a file.
+#[derive(Clone, Copy)]
+#[cfg_attr(not(all(kolo_uring, feature = "fs")), allow(dead_code))]
+pub(crate) struct Vectors {
+    pub file: sys::Descriptor,
+    pub first: *const std::ffi::c_void,
+    pub count: usize,
+    pub offset: u64,
+}
+
+/// How it goes on with a job whose call was made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[cfg_attr(not(all(kolo_uring, feature = "fs")), allow(dead_code))]
+pub(crate) enum AfterCall {
+    /// It is done, or has failed.
+    Over,
+    /// There is another call to be made.
+    Again,
+    /// The kernel cannot do it that way: a thread has to, with [`Job::run`].
+    Elsewhere,
 }
 
 /// Set by the loop when a job that is running is to stop.
@@ -262,8 +333,9 @@ pub(crate) struct Ticket {
 }
 
 impl Ticket {
-    /// For the work of a simulated loop: [`Ticket::perform`] does it.
-    #[cfg(feature = "sim")]
+    /// For work that no thread comes to: that of a simulated loop, which [`Ticket::perform`] does, and that of the
+    /// kernel.
+    #[cfg_attr(not(any(feature = "sim", feature = "fs")), allow(dead_code))]
     pub fn unqueued(job: Box<dyn Job>, home: Weak<Mailbox>, id: Id) -> Arc<Ticket> {
         Arc::new(Ticket {
             stopper: job.stopper(),
@@ -274,7 +346,8 @@ impl Ticket {
         })
     }
 
-    fn take(&self) -> Option<Box<dyn Job>> {
+    /// The job, for whoever begins it.
+    pub fn take(&self) -> Option<Box<dyn Job>> {
         self.job
             .lock()
             .unwrap_or_else(|poisoned| poisoned.into_inner())

@@ -1,17 +1,19 @@
 //! Requests: work that is done elsewhere, once, and whose outcome is told on the loop.
 //!
 //! A request is a handle that ends by itself. Its job goes to a thread of the [pool](crate::pool) and back
-//! through the loop's mailbox; then its `done` is called, once, and the number is dead. What is taken back, or given up,
+//! through the loop's mailbox, or to the kernel and back through the driver ([`Driver::begin_job`]); then its `done` is called, once, and the number is dead. What is taken back, or given up,
 //! is told in the same way, never inside the call that causes it.
 
 use std::any::Any;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use crate::error::{Code, Result};
+use crate::driver::Driver;
+use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred, Final, Loop};
 use crate::handles::{Body, Flags, Id};
 use crate::pool::{Finished, Job, Pool, Ticket, WorkClass};
+use crate::remote::Mailbox;
 use crate::timers::TimerKey;
 
 /// What a request's outcome is handed to: the job after it has run.
@@ -29,10 +31,11 @@ pub(crate) enum Hold {
 }
 
 enum Stage {
+    /// At the pool, or with the kernel.
     AtPool(Arc<Ticket>),
     /// `done` is on the way.
     Over(Result<Box<dyn Any>>),
-    /// Closed, while a thread is at the job.
+    /// Closed, while a thread or the kernel is at the job.
     Lingering,
 }
 
@@ -68,17 +71,17 @@ impl RequestState {
     }
 }
 
-/// Work under way: on a pool's thread, or waiting for one.
+/// Work under way: on a pool's thread, with the kernel, or waiting for either.
 ///
 /// Active, and so keeping the loop alive, until its outcome was told; then the number is dead. [`Loop::close`] works as on
-/// every handle: the outcome is told as [`Code::ECANCELED`], as soon as no thread is at the work any more.
+/// every handle: the outcome is told as [`Code::ECANCELED`], as soon as nobody is at the work any more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Request(pub(crate) Id);
 
 crate::handles::handle_type!(Request);
 
 impl Request {
-    /// Takes the work back, if no thread has begun it; its callback hears [`Code::ECANCELED`]. A name that is being looked
+    /// Takes the work back, if nobody has begun it; its callback hears [`Code::ECANCELED`]. A name that is being looked
     /// up is given up also when a thread is at it.
     ///
     /// Work that takes long and goes on in steps (copying a file) is stopped also when it was begun: its callback hears
@@ -170,7 +173,61 @@ pub(crate) fn job_done(core: &mut Core, finished: Finished) {
     }
 }
 
-/// Closing: `false` when a thread is still at the job, after which the request closes.
+/// The kernel, which a driver had do a job, cannot go on with it: a thread does.
+pub(crate) fn job_unable(core: &mut Core, id: Id, job: Box<dyn Job>, home: Weak<Mailbox>) {
+    let lives = matches!(state(core, id).map(|it| &it.stage), Ok(Stage::AtPool(_)));
+    if !lives {
+        return job_done(
+            core,
+            Finished {
+                id,
+                outcome: Ok(job),
+            },
+        );
+    }
+    let pool = core.pool.get_or_insert_with(Pool::default).clone();
+    let stage = match pool.submit(WorkClass::Files, job, home, id, false) {
+        Ok(ticket) => Stage::AtPool(ticket),
+        Err((error, mut job)) => match job.refused(error) {
+            true => Stage::Over(Ok(job)),
+            false => {
+                core.finals.push_back(Final::Any(job));
+                Stage::Over(Err(error))
+            }
+        },
+    };
+    let is_over = matches!(stage, Stage::Over(_));
+    if let Ok(request) = state(core, id) {
+        request.stage = stage;
+    }
+    if is_over {
+        over(core, id);
+    }
+}
+
+/// Waits for the jobs that the kernel has, and ends them.
+pub(crate) fn end_jobs(core: &mut Core) {
+    for (id, job) in core.driver.end_jobs() {
+        // What the kernel did not give back is told as closed, too; nobody else has its memory.
+        let job = job.unwrap_or_else(|| Box::new(Lost));
+        job_done(
+            core,
+            Finished {
+                id,
+                outcome: Ok(job),
+            },
+        );
+    }
+}
+
+/// Stands for a job that the kernel did not give back.
+struct Lost;
+
+impl Job for Lost {
+    fn run(&mut self) {}
+}
+
+/// Closing: `false` when somebody is still at the job, after which the request closes.
 pub(crate) fn close(request: &mut RequestState) -> bool {
     let (job, may_end) = request.give_up();
     if let (Stage::AtPool(ticket), false) = (&request.stage, may_end) {
@@ -298,19 +355,54 @@ impl Loop {
                 core.handles.set_active(id, true);
                 Ok(Request(id))
             }
-            Err((error, mut job)) => {
-                if job.refused(error) {
-                    let mut core = self.core()?;
-                    state(&mut core, id)?.stage = Stage::Over(Ok(job));
-                    core.handles.set_active(id, true);
-                    over(&mut core, id);
-                    return Ok(Request(id));
-                }
-                let entry = self.core()?.handles.remove(id);
-                drop((entry, job));
-                Err(error)
-            }
+            Err((error, job)) => self.refused(id, error, job),
         }
+    }
+
+    /// Nobody takes a request's job.
+    fn refused(&self, id: Id, error: Error, mut job: Box<dyn Job>) -> Result<Request> {
+        if job.refused(error) {
+            let mut core = self.core()?;
+            state(&mut core, id)?.stage = Stage::Over(Ok(job));
+            core.handles.set_active(id, true);
+            over(&mut core, id);
+            return Ok(Request(id));
+        }
+        let entry = self.core()?.handles.remove(id);
+        drop((entry, job));
+        Err(error)
+    }
+
+    /// As [`Loop::submit`]; where the loop's driver can have the kernel do the job without a thread, it does. Not where
+    /// jobs of the class are to be done one after the other: the kernel keeps no order.
+    #[cfg_attr(not(feature = "fs"), allow(dead_code))]
+    pub(crate) fn submit_to_kernel<J: Job>(
+        &self,
+        class: WorkClass,
+        job: J,
+        hold: Hold,
+        done: impl FnOnce(&Loop, Request, Result<Box<J>>) + 'static,
+    ) -> Result<Request> {
+        let pool = {
+            let mut core = self.core()?;
+            let takes_jobs = core.driver.takes_jobs();
+            let pool = core.pool.get_or_insert_with(Pool::default);
+            (takes_jobs && !pool.is_ordered(class)).then(|| pool.queue_capacity())
+        };
+        let Some(waiting_max) = pool else {
+            return self.submit(class, job, hold, done);
+        };
+        let id = self.insert_request(Stage::Lingering, hold, done)?;
+        let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id);
+        let mut core = self.core()?;
+        if let Err(error) = core.driver.begin_job(id, ticket.clone(), waiting_max) {
+            drop(core);
+            let job = ticket.take().unwrap_or_else(|| Box::new(Lost));
+            return self.refused(id, error, job);
+        }
+        state(&mut core, id)?.stage = Stage::AtPool(ticket);
+        core.handles.set_active(id, true);
+        Ok(Request(id))
     }
 
     /// A request whose outcome is known already: it is told in the next deferred phase.

@@ -45,7 +45,13 @@
 //! 10. `send_file` sends from a file what the socket takes at once, without bringing it into the
 //!     caller's memory. It may wait for a disk where the bytes are not in the kernel's memory: the
 //!     caller has looked. After [`FileSent::Full`] a [`Completion::Sent`] follows.
-//! 11. Inside of a turn, from `wait` on, what is asked for may reach the kernel with the next
+//! 11. `begin_job` has the kernel do a request's work without a thread, where the driver can do that
+//!     ([`Driver::takes_jobs`]); elsewhere a pool's thread does it. The job gives the calls
+//!     ([`Job::kernel_call`](crate::pool::Job::kernel_call)) and owns their memory, and the driver owns the job from
+//!     the first call until the kernel is through with the last one, whatever happens to the request or the loop.
+//!     Before the first call its ticket may be taken back. A [`Completion::JobDone`] or a
+//!     [`Completion::JobUnable`] follows, also after `abandon_job`; not for those that `end_jobs` gave back.
+//! 12. Inside of a turn, from `wait` on, what is asked for may reach the kernel with the next
 //!     `wait`; [`Driver::rest`] ends that, and outside of turns everything is done at once.
 
 #![cfg_attr(
@@ -71,6 +77,7 @@ use socket2::{SockAddr, Socket};
 
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
+use crate::pool::{Job, Ticket};
 use crate::sys::datagrams::{Batch, Outgoing, Told, BATCH};
 use crate::sys::{Descriptor, OwnedDescriptor};
 
@@ -396,6 +403,12 @@ pub(crate) enum Completion {
     DatagramsSent(Id),
     /// A foreign descriptor is ready, or could not be watched any more.
     Polled(Id, Result<Interest>),
+    /// The kernel has done a request's work.
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    JobDone(Id, Box<dyn Job>),
+    /// The kernel cannot do the rest of it: a thread has to.
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    JobUnable(Id, Box<dyn Job>),
     /// The time has come for a request's work, which has no threads in a simulation.
     #[cfg(feature = "sim")]
     WorkDue(Id),
@@ -509,6 +522,22 @@ pub(crate) trait Driver {
     /// Ends all work on the source and hands out what is behind it. Not while it has something
     /// [`Driver::untold`], which would be lost.
     fn release(&mut self, id: Id, source: &mut Source) -> Object;
+
+    /// Whether there is [`Driver::begin_job`].
+    fn takes_jobs(&self) -> bool {
+        false
+    }
+    /// Has the kernel do a request's job. [`Code::ENOBUFS`] when `waiting_max` wait already to be begun.
+    fn begin_job(&mut self, _id: Id, _ticket: Arc<Ticket>, _waiting_max: usize) -> Result<()> {
+        Err(Code::ENOTSUP.into())
+    }
+    /// Nobody waits for a job that was begun any more: it may end early.
+    fn abandon_job(&mut self, _id: Id) {}
+    /// Ends all jobs that were begun, and waits until the kernel is through with them. `None` in the place of one that
+    /// it would not let go of, whose memory then stays where it is for ever.
+    fn end_jobs(&mut self) -> Vec<(Id, Option<Box<dyn Job>>)> {
+        Vec::new()
+    }
 
     fn waker(&self) -> Arc<dyn Wake>;
     /// A descriptor that is readable when completions are at hand, for embedding.
@@ -815,6 +844,22 @@ impl Driver for AnyDriver {
 
     fn release(&mut self, id: Id, source: &mut Source) -> Object {
         either!(self, driver => driver.release(id, source))
+    }
+
+    fn takes_jobs(&self) -> bool {
+        either!(self, driver => driver.takes_jobs())
+    }
+
+    fn begin_job(&mut self, id: Id, ticket: Arc<Ticket>, waiting_max: usize) -> Result<()> {
+        either!(self, driver => driver.begin_job(id, ticket, waiting_max))
+    }
+
+    fn abandon_job(&mut self, id: Id) {
+        either!(self, driver => driver.abandon_job(id))
+    }
+
+    fn end_jobs(&mut self) -> Vec<(Id, Option<Box<dyn Job>>)> {
+        either!(self, driver => driver.end_jobs())
     }
 
     fn waker(&self) -> Arc<dyn Wake> {

@@ -167,8 +167,9 @@ impl Loop {
 }
 
 impl Loop {
-    /// Waits for the threads that are at work for requests that are closed already.
+    /// Waits for the kernel and the threads that are at work for requests that are closed already.
     fn await_lingering(&self) {
+        request::end_jobs(&mut self.core.borrow_mut());
         while self.core.borrow().lingering > 0 {
             for finished in self.mailbox.await_finished() {
                 request::job_done(&mut self.core.borrow_mut(), finished);
@@ -238,6 +239,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         core.wheel.remove(timer);
     }
     if lingers {
+        core.driver.abandon_job(id);
         // The loop goes on until it has closed.
         core.lingering += 1;
         core.handles.set_referenced(id, true);

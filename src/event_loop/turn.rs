@@ -7,6 +7,7 @@ use crate::driver::{Buffer, Completion, Driver};
 use crate::error::{Error, Result};
 use crate::handles::{Id, Kind};
 use crate::hook::HookKind;
+use crate::pool::Finished;
 
 impl Core {
     /// Has the processor fetch the entries of the next timers that are due, all at once: with a
@@ -219,6 +220,17 @@ impl Loop {
             | Completion::DatagramFailed(..)
             | Completion::DatagramsSent(_) => {}
             Completion::Polled(id, outcome) => self.polled(id, outcome),
+            Completion::JobDone(id, job) => {
+                let finished = Finished {
+                    id,
+                    outcome: Ok(job),
+                };
+                crate::request::job_done(&mut self.core.borrow_mut(), finished);
+            }
+            Completion::JobUnable(id, job) => {
+                let home = std::sync::Arc::downgrade(&self.mailbox);
+                crate::request::job_unable(&mut self.core.borrow_mut(), id, job, home);
+            }
             #[cfg(feature = "sim")]
             Completion::AcceptedSimulated(id, socket) => {
                 self.listener_accepted(id, Object::Simulated(socket));

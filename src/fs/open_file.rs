@@ -27,6 +27,8 @@ const NO_READ_NOW: u8 = 1 << 1;
 const NO_WRITE_NOW: u8 = 1 << 2;
 /// A read has answered without waiting: so its file system is one of this machine's.
 const IS_LOCAL: u8 = 1 << 3;
+/// Every transfer waits for a disk (O_DIRECT).
+const IS_DIRECT: u8 = 1 << 6;
 /// An operation at the current position is under way.
 const AT_POSITION: u8 = 1 << 4;
 
@@ -46,6 +48,9 @@ impl OpenFile {
         }
         if abilities.direct {
             known |= NO_READ_NOW | NO_WRITE_NOW;
+        }
+        if abilities.direct_file {
+            known |= IS_DIRECT;
         }
         Ok(OpenFile {
             file: Some(file),
@@ -77,6 +82,10 @@ impl OpenFile {
     #[cfg_attr(not(any(feature = "net", feature = "local")), allow(dead_code))]
     pub fn can_be_read(&self) -> bool {
         self.knows(READS)
+    }
+
+    pub fn is_direct(&self) -> bool {
+        self.knows(IS_DIRECT)
     }
 
     pub fn can_read_now(&self) -> bool {

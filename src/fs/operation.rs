@@ -1,8 +1,7 @@
 //! Every operation on names and open files that is no transfer of bytes, in one table: what it needs,
 //! how it is made, what it gives.
 //!
-//! This is the seam to whatever performs them. Today that is a thread of the pool, or the caller's
-//! own ([`Call::wait`]); another driver would look at the [`Operation`] and hand it to the kernel.
+//! A thread of the pool performs them, or the caller's own ([`Call::wait`]).
 
 use std::fs::{self, File, Metadata};
 use std::marker::PhantomData;

@@ -36,6 +36,7 @@ impl Uring {
             self.ring
                 .poll(Token::own(Operation::Wake), at, libc::POLLIN, true)?;
         }
+        self.start_jobs()?;
         let told = self.inner.has_events() || self.inner.selector().has_told();
         if !self.watches_inner && !told {
             self.make_room()?;

@@ -17,8 +17,8 @@
 //! - Descriptors that are no TCP sockets are watched by the readiness driver, in whose epoll set the ring waits
 //!   (`arming.rs`): a poll of each by the ring is dearer when several are ready. Datagrams go 64 with one call already.
 //! - No zero-copy sends: over loopback and veth the kernel copies after all, and it costs 1.1 to 1.4 times as much.
-//! - Files: what the kernel has in memory is cheaper without the ring; what waits for a disk is not tried yet. The
-//!   figures are in benches/README.md.
+//! - Files: only what waits for a disk is handed to the kernel (`jobs.rs`); what the kernel has in memory is cheaper
+//!   without the ring. The figures are in benches/README.md.
 //!
 //! Needs Linux 6.12, since nothing older was tried. [`Uring::new`] fails on an older kernel, where io_uring is disabled
 //! (kernel.io_uring_disabled) and where a filter forbids it (containers).
@@ -27,6 +27,7 @@ mod accepts;
 mod arming;
 mod buffers;
 mod bulk;
+mod jobs;
 mod lines;
 mod outer;
 mod receives;
@@ -51,11 +52,13 @@ use super::{
 };
 use crate::error::{Code, Error, Result};
 use crate::handles::Id;
+use crate::pool::{Job, Ticket};
 use crate::sys::datagrams::{Batch, Outgoing};
 use crate::sys::{Descriptor, OwnedDescriptor};
 use accepts::Accepting;
 pub(crate) use buffers::Piece;
 use bulk::Reading;
+use jobs::Jobs;
 use lines::{Lines, Status};
 use outer::Outer;
 use receives::Kept;
@@ -102,6 +105,8 @@ pub(crate) struct Uring {
     /// The kernel has an operation that waits in an epoll set.
     can_wait_in_inner: bool,
     outer: Outer,
+    /// Goes after the ring, since the kernel may be at its memory.
+    jobs: Jobs,
     /// A cancellation was pushed, which ends its operation only when the kernel runs it.
     cancels: bool,
 }
@@ -152,6 +157,7 @@ impl Uring {
             inner_is_ready: false,
             can_wait_in_inner: true,
             outer: Outer::default(),
+            jobs: Jobs::default(),
             cancels: false,
         };
         // A filter that lets the ring be made may still forbid to use it.
@@ -268,6 +274,7 @@ impl Driver for Uring {
             || !self.unsent.is_empty()
             || self.accepting.is_some()
             || self.reading.is_some()
+            || self.jobs.has_ended()
             || self.inner_is_ready
             || self.inner.has_more()
     }
@@ -451,6 +458,25 @@ impl Driver for Uring {
         std::mem::replace(&mut source.object, Object::None)
     }
 
+    fn takes_jobs(&self) -> bool {
+        true
+    }
+
+    fn begin_job(&mut self, id: Id, ticket: Arc<Ticket>, waiting_max: usize) -> Result<()> {
+        self.jobs.add(id, ticket, waiting_max)?;
+        // What fails here fails again in the next wait, which reports it.
+        let _ = self.settle();
+        Ok(())
+    }
+
+    fn abandon_job(&mut self, id: Id) {
+        self.give_up_job(id);
+    }
+
+    fn end_jobs(&mut self) -> Vec<(Id, Option<Box<dyn Job>>)> {
+        self.end_every_job()
+    }
+
     fn waker(&self) -> Arc<dyn Wake> {
         self.inner.waker()
     }
@@ -465,6 +491,7 @@ impl Driver for Uring {
         self.outer.forked(self.inner.selector())?;
         self.new_ring()?;
         self.lines.clear();
+        self.jobs.leave_to_parent();
         self.arming.clear();
         self.carried.clear();
         self.accepting = None;
@@ -482,6 +509,7 @@ impl Driver for Uring {
 
     #[cfg(feature = "capi")]
     fn detach(&mut self) -> Result<()> {
+        self.interrupt_jobs()?;
         self.end_all()
     }
 

@@ -7,6 +7,7 @@
 //! - Polls and cancellations name none.
 //! - The wait in the epoll set beneath names the selector's memory, which goes after the ring (`Uring`'s fields), and
 //!   which nobody else uses meanwhile ([`Epoll::lend`]).
+//! - A request's job owns the memory of its call, and `jobs.rs` owns the job until the call has completed.
 //! - A send is made with `MSG_DONTWAIT`, so that it is over when `io_uring_enter` has taken it: it never waits in the
 //!   kernel, and its memory, a copy of the caller's, is only read during that call.
 
@@ -69,14 +70,19 @@ impl Ring {
     /// Errors: whatever the kernel has against it: too old (before 6.12), io_uring is disabled (kernel.io_uring_disabled),
     /// or a filter forbids it.
     pub fn new() -> Result<Ring> {
+        Ring::sized(SUBMISSIONS, COMPLETIONS)
+    }
+
+    /// With room for so many.
+    pub fn sized(submissions: u32, completions: u32) -> Result<Ring> {
         let inner = IoUring::builder()
             .dontfork()
-            .setup_cqsize(COMPLETIONS)
+            .setup_cqsize(completions)
             .setup_submit_all()
             .setup_single_issuer()
             .setup_defer_taskrun()
             .setup_no_sqarray()
-            .build(SUBMISSIONS)?;
+            .build(submissions)?;
         let parameters = inner.params();
         let wanted = parameters.is_feature_nodrop()
             && parameters.is_feature_ext_arg()
@@ -147,8 +153,14 @@ impl Ring {
         !self.is_full() && self.outgoing.len() - self.outgoing_used >= length
     }
 
+    /// Whether the kernel keeps completions for which there is no room.
+    #[cfg(test)]
+    pub fn has_overflowed(&mut self) -> bool {
+        self.inner.submission().cq_overflow()
+    }
+
     /// Not when it is full.
-    fn push(&mut self, entry: squeue::Entry, token: Token) -> Result<()> {
+    pub fn push(&mut self, entry: squeue::Entry, token: Token) -> Result<()> {
         let entry = entry.user_data(token.to_raw());
         // SAFETY: see the head of this file: what the entry names outlives the operation.
         unsafe { self.inner.submission().push(&entry) }.map_err(|_| Code::EAGAIN.into())

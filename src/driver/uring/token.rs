@@ -21,9 +21,11 @@ pub(super) enum Operation {
     Inner = 6,
     /// A cancellation that found nothing to cancel.
     Cancel = 7,
+    /// A call for a request's job.
+    Job = 8,
 }
 
-const OPERATIONS: [Operation; 7] = [
+const OPERATIONS: [Operation; 8] = [
     Operation::Receive,
     Operation::Read,
     Operation::Write,
@@ -31,6 +33,7 @@ const OPERATIONS: [Operation; 7] = [
     Operation::Wake,
     Operation::Inner,
     Operation::Cancel,
+    Operation::Job,
 ];
 
 /// A handle's number with the operation in place of the loop's tag, which all handles of a driver share.
@@ -48,6 +51,11 @@ impl Token {
     /// Of the driver itself.
     pub fn own(operation: Operation) -> Token {
         Token((operation as u64) << INDEX_BITS)
+    }
+
+    /// A call for the job with this number.
+    pub fn of_job(number: u32) -> Token {
+        Token(u64::from(number) & ((1 << INDEX_BITS) - 1) | (Operation::Job as u64) << INDEX_BITS)
     }
 
     pub fn from_raw(raw: u64) -> Token {

@@ -48,6 +48,7 @@ impl Uring {
         }
         self.is_busy = self.ready.len() >= COMPLETIONS_MIN;
         self.woken = false;
+        self.jobs.begin_turn();
         if self.inner_is_ready || self.inner.has_more() {
             self.inner.wait(Some(0), now_ns)?;
             // A callback may have unwound: what is left of its turn comes before what is told now.
@@ -57,7 +58,11 @@ impl Uring {
     }
 
     fn has_news(&self) -> bool {
-        self.woken || self.inner_is_ready || !self.ready.is_empty() || !self.unsent.is_empty()
+        self.woken
+            || self.inner_is_ready
+            || !self.ready.is_empty()
+            || !self.unsent.is_empty()
+            || self.jobs.has_ended()
     }
 
     /// Hands over what is pushed, and nothing else. Sends are over when it returns.
@@ -68,6 +73,16 @@ impl Uring {
     /// Hands over what is pushed, and has the kernel go on with what has become possible.
     pub(super) fn run_now(&mut self) -> Result<()> {
         self.hand_over(true)
+    }
+
+    /// Hands over what is pushed, and waits until something has completed.
+    pub(super) fn wait_for_one(&mut self) -> Result<()> {
+        let outcome = self.ring.enter(true, Some(None));
+        self.collect();
+        match outcome {
+            Err(error) if !passes(&error) => Err(error.into()),
+            _ => Ok(()),
+        }
     }
 
     fn hand_over(&mut self, mut runs: bool) -> Result<()> {
@@ -113,6 +128,7 @@ impl Uring {
             Some(Operation::Inner) => {
                 self.inner_came(completed.result);
             }
+            Some(Operation::Job) => self.jobs.came(token, completed.result),
             Some(Operation::Cancel) | None => {}
         }
     }
@@ -156,6 +172,8 @@ impl Uring {
             } else if self.carried_now > 0 {
                 self.carried_now -= 1;
                 self.next_carried(sources)
+            } else if let Some(ended) = self.jobs.next_ended() {
+                Some(ended)
             } else {
                 return self.inner.next(sources, buffer);
             };

@@ -9,6 +9,9 @@ pub(crate) struct Memory {
     /// What the pieces point into, where it is not the user's.
     owner: Owner,
     length: usize,
+    /// The pieces as the kernel takes them, while it has them.
+    #[cfg(target_os = "linux")]
+    vectors: Vec<libc::iovec>,
 }
 
 enum Pieces {
@@ -93,6 +96,8 @@ impl Memory {
             pieces,
             owner,
             length,
+            #[cfg(target_os = "linux")]
+            vectors: Vec::new(),
         }
     }
 
@@ -115,6 +120,19 @@ impl Memory {
             Pieces::One(piece) => Some(piece.behind(skip)),
             Pieces::Many(_) => None,
         }
+    }
+
+    /// The pieces behind the first `skip` bytes, as many as one call takes, in memory that stays until this is asked
+    /// again.
+    #[cfg(target_os = "linux")]
+    #[cfg_attr(not(kolo_uring), allow(dead_code))]
+    pub fn vectors(&mut self, skip: usize) -> &[libc::iovec] {
+        let mut pieces = [Piece::NONE; PIECES_MAX];
+        let count = self.rest(skip, &mut pieces);
+        self.vectors.clear();
+        let vectors = pieces[..count].iter().map(|piece| piece.to_iovec());
+        self.vectors.extend(vectors);
+        &self.vectors
     }
 
     /// The pieces behind the first `skip` bytes, as many as fit into `out`; how many.

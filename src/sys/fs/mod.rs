@@ -113,6 +113,8 @@ pub(crate) struct Abilities {
     pub writes: bool,
     /// It goes around the kernel's memory (O_DIRECT), so that every transfer waits.
     pub direct: bool,
+    /// Such a file, and not a pipe that keeps packets apart, which that flag says too.
+    pub direct_file: bool,
 }
 
 /// How a file is opened, as the system call takes it.

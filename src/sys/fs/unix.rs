@@ -93,7 +93,27 @@ pub(crate) fn abilities(file: &File) -> io::Result<Abilities> {
         reads: mode != libc::O_WRONLY,
         writes: mode != libc::O_RDONLY,
         direct,
+        direct_file: direct && has_positions(file),
     })
+}
+
+/// Whether it is a regular file or a block device.
+fn has_positions(file: &File) -> bool {
+    use std::os::unix::fs::FileTypeExt;
+    file.metadata().is_ok_and(|found| {
+        let kind = found.file_type();
+        kind.is_file() || kind.is_block_device()
+    })
+}
+
+/// Whether a file of so many bytes is within what this process may make (RLIMIT_FSIZE). One that goes beyond it gets
+/// `SIGXFSZ`, which a pool's threads do not take, and which ends the process elsewhere.
+pub(crate) fn may_be_so_long(length: u64) -> bool {
+    // SAFETY: numbers, of which zeros are valid.
+    let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+    // SAFETY: a struct of this function's own is filled in.
+    let known = unsafe { libc::getrlimit(libc::RLIMIT_FSIZE, &mut limit) } == 0;
+    known && length <= limit.rlim_cur as u64
 }
 
 /// Closes a file, and says what close(2) says. The descriptor is closed in any case.

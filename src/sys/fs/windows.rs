@@ -39,6 +39,7 @@ pub(crate) fn abilities(_: &File) -> io::Result<Abilities> {
         reads: true,
         writes: true,
         direct: true,
+        direct_file: false,
     })
 }
 
