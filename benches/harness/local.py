@@ -32,6 +32,21 @@ FILES = {
     "read_apart": "on all processors: processor time, all threads",
     "read_by_the_clock_apart": "by the clock on the wall (all processors)",
 }
+FILES_DISK = {
+    "cold": "a read of 4 KiB that the kernel has not in memory, 64 in flight: processor time, all threads",
+    "cold_by_the_clock": "by the clock on the wall (not in memory)",
+    "cold_one": "the same, one in flight",
+    "direct": "a read with O_DIRECT, 64 in flight: processor time, all threads",
+    "direct_by_the_clock": "by the clock on the wall (O_DIRECT)",
+    "direct_one": "the same with O_DIRECT, one in flight",
+    "write": "a write with O_DIRECT, 64 in flight: processor time, all threads",
+    "write_by_the_clock": "by the clock on the wall (writes)",
+}
+FILES_OPEN = {
+    "open": "opening and closing, 64 in flight: processor time, all threads",
+    "open_by_the_clock": "by the clock on the wall",
+    "open_one": "the same, one in flight",
+}
 SPAWN = {
     "one_total": "one after the other: processor time, parent and program",
     "one_parent": "the parent's alone",
@@ -112,7 +127,7 @@ def measure_files(context):
 
     def measure(peer):
         def run(cpus=None):
-            return run_to_end(machine, context.build, peer, "files", count, cpus=cpus)
+            return run_to_end(machine, context.build, peer, "files", "read", count, 64, cpus=cpus)
 
         values = run()
         if len(machine.all_cpus) > 1:
@@ -120,3 +135,32 @@ def measure_files(context):
         return values
 
     return {"values": interleaved(context, peers, rounds, measure)}
+
+
+def measure_file_work(context, kinds):
+    """Work on files of several kinds, each so often with 64 in flight, and with one where that is to be known, on all processors."""
+    rounds = context.rounds_of(5, quick=1)
+    peers = [peer for peer in context.peers if peer in (KOLO, KOLO_URING, LIBUV, LIBUV_AGAIN)] + [PREAD]
+    machine = context.machine
+
+    def measure(peer):
+        values = {}
+        for kind, many, one in kinds:
+            for count, in_flight, suffix in ((many, 64, ""), (one, 1, "_one")):
+                if count:
+                    found = run_to_end(
+                        machine, context.build, peer, "files", kind, count // (20 if context.quick else 1), in_flight, cpus=machine.all_cpus
+                    )
+                    values |= {row + suffix: value for row, value in found.items()}
+        return values
+
+    return {"values": interleaved(context, peers, rounds, measure)}
+
+
+def measure_disk(context):
+    """Reads and writes of 4 KiB that wait for a disk."""
+    return measure_file_work(context, (("cold", 8000, 2000), ("direct", 20000, 2000), ("write", 10000, 0)))
+
+
+def measure_opens(context):
+    return measure_file_work(context, (("open", 50000, 5000),))

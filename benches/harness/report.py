@@ -4,7 +4,7 @@ from .build import KOLO, LIBUV, LIBUV_AGAIN, LIBUV_GATHERS, PEERS
 from .datagrams import DATAGRAMS
 from .growth import growth_sections
 from .instructions import instruction_section
-from .local import FILES, SPAWN, TIMERS, WAITS, WAKES
+from .local import FILES, FILES_DISK, FILES_OPEN, SPAWN, TIMERS, WAITS, WAKES
 from .network import APART, ECHOES
 from .requests import REQUESTS
 from .stats import ratios, summarize
@@ -211,6 +211,9 @@ def render(results, facts, versions, heading):
     lines += local_section(results, "waits", "The price of a turn", "Processor time per turn of the loop, median.", WAITS)
     note = "Random reads of a file that the kernel has in memory, 64 in flight, median."
     lines += local_section(results, "files", "Files", note, FILES)
+    note = "Random reads and writes of 4 KiB that wait for a disk, median. What the disk's driver takes, and the kernel outside of the process, is not in it."
+    lines += local_section(results, "files-disk", "Files that wait for a disk", note, FILES_DISK)
+    lines += local_section(results, "files-open", "Opening files", "The same file opened for reading, and closed, median.", FILES_OPEN)
     note = (
         "/bin/true started, and its end told, median of one program. What the program itself takes, by far the most of it, is "
         "the same for all."
