@@ -725,8 +725,9 @@ int kolo_loop_backend_timeout(kolo_loop *loop, int64_t *out_ns);
  * Makes the loop usable in the child of a fork, where every other call returns KOLO_EFORKED
  * before this one. The parent is not disturbed. Handles stay as they are, and share their
  * sockets with the parent: close in the child what it does not serve. Fork on the loop's thread
- * and outside of its callbacks. A child that only calls exec needs nothing of this. In a process
- * that has not forked since it made the loop, nothing happens.
+ * and outside of its callbacks: when one that has forked returns in the child, nothing more is
+ * called back there, and kolo_loop_run returns KOLO_EFORKED. A child that only calls exec needs
+ * nothing of this. In a process that has not forked since it made the loop, nothing happens.
  *
  * Errors: KOLO_EBUSY inside a callback of this loop; the system's when descriptors are short, and
  * then it may be tried again.

@@ -106,6 +106,9 @@ impl Hook {
 impl Loop {
     /// One phase of hooks.
     pub(crate) fn run_hooks(&self, kind: HookKind) {
+        if self.is_parents() {
+            return;
+        }
         {
             let core = &mut *self.core.borrow_mut();
             // What a panic left is of another phase.
@@ -115,6 +118,9 @@ impl Loop {
         loop {
             let (hook, callback) = {
                 let core = &mut *self.core.borrow_mut();
+                if self.is_parents() {
+                    return;
+                }
                 let Some(id) = core.hooks_due.pop_front() else {
                     return;
                 };

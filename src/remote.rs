@@ -620,6 +620,9 @@ impl Loop {
     /// Posted functions and wakers: those that were there when the phase began. What is posted
     /// meanwhile raises the flag again, and has its turn in the next.
     pub(crate) fn run_posted(&self) {
+        if self.is_parents() {
+            return;
+        }
         let mailbox = &*self.mailbox;
         let looked = {
             let core = &mut *self.core.borrow_mut();
@@ -646,6 +649,9 @@ impl Loop {
         }
         while let Some(mut task) = mailbox.next(&mut batch.posts) {
             self.callback(None, |lp| task.run(lp));
+            if self.is_parents() {
+                return;
+            }
         }
     }
 

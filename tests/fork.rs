@@ -280,6 +280,56 @@ fn queued_writes_are_whoevers_sends_them() {
 }
 
 #[test]
+fn a_child_that_returns_into_the_loop_gets_no_further_than_its_callback() {
+    in_own_process!(|| each_driver(|lp| {
+        // Which process this is: 0 is the child.
+        let child = Shared::<Option<libc::pid_t>>::default();
+        let (forks, heard) = (child.clone(), Shared::<usize>::default());
+        let count = heard.clone();
+        let answer = move |lp: &Loop, stream: Stream, data: &[u8]| {
+            count.add();
+            stream.write(lp, data).unwrap();
+            if forks.get().is_none() {
+                forks.set(Some(unsafe { libc::fork() }));
+            }
+        };
+        // Whichever of the two is heard first forks; the other's bytes are the parent's.
+        let log = Log::default();
+        let (one, mut first) = connected(&lp, Script::new(&log).on_data(answer.clone()));
+        let (two, mut second) = connected(&lp, Script::new(&log).on_data(answer));
+        some_turns(&lp);
+        first.write_all(b"one").unwrap();
+        second.write_all(b"two").unwrap();
+        let outcome = loop {
+            match lp.run(RunMode::Once) {
+                Ok(_) if heard.get() < 2 => {}
+                outcome => break outcome,
+            }
+        };
+        if child.get() == Some(0) {
+            unsafe { libc::alarm(50) };
+            let ended = catch_unwind(AssertUnwindSafe(|| {
+                assert_eq!(code(outcome), Code::EFORKED);
+                assert_eq!(heard.get(), 1);
+                lp.forked().unwrap();
+                lp.close(one).unwrap();
+                lp.close(two).unwrap();
+                run_to_end(&lp);
+            }));
+            unsafe { libc::_exit(i32::from(ended.is_err())) }
+        }
+        outcome.unwrap();
+        Child(child.get().unwrap()).join();
+        // Each answer came once, of one process.
+        for (name, peer) in [("one", &first), ("two", &second)] {
+            assert_eq!(read_from_peer(&lp, peer, 3), name.as_bytes());
+            some_turns(&lp);
+            assert_eq!(read_now(peer), None);
+        }
+    }));
+}
+
+#[test]
 fn a_loop_made_in_the_child_is_an_ordinary_one() {
     in_own_process!(|| each_driver(|lp| {
         some_turns(&lp);

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 
 use super::readiness::{Ready, Selector, Trigger};
 use super::{Interest, Wake};
-use crate::error::{Error, Result};
+use crate::error::{Code, Error, Result};
 use crate::handles::Id;
 use crate::sys::{self, Descriptor};
 
@@ -172,6 +172,9 @@ impl Epoll {
     }
 
     fn control(&self, operation: i32, at: Descriptor, events: u32, data: u64) -> Result<()> {
+        if self.fork_generation != sys::fork::generation() {
+            return Err(Code::EFORKED.into());
+        }
         let mut event = libc::epoll_event { events, u64: data };
         let epoll = self.descriptor.as_raw_fd();
         // SAFETY: `event` is a valid epoll_event for the duration of the call; a bad descriptor

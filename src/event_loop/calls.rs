@@ -121,6 +121,18 @@ impl Loop {
     pub(crate) fn after_callback(&self) -> RefMut<'_, Core> {
         self.in_callback.set(false);
         self.clock_stale.set(true);
-        self.core.borrow_mut()
+        let mut core = self.core.borrow_mut();
+        if self.is_parents() {
+            drop_gathered(&mut core);
+        }
+        core
     }
+}
+
+/// The callback has forked, and this is the child: what it wrote is sent by the parent, which shares the connections.
+#[cold]
+fn drop_gathered(core: &mut Core) {
+    core.gathered.clear();
+    #[cfg(feature = "net")]
+    core.datagrams.clear();
 }

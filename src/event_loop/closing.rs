@@ -14,7 +14,6 @@ use crate::handles::{Body, Flags, Id};
 use crate::net::udp::{self, UdpHandler};
 use crate::request::{self, Request, RequestState};
 use crate::stream::{StreamHandler, Writes};
-use crate::sys;
 use crate::timers::TimerKey;
 
 pub(super) type CloseCallback = Box<dyn FnOnce(&Loop, Id)>;
@@ -84,7 +83,13 @@ impl Loop {
             }
         }
         loop {
-            let next = self.core.borrow_mut().finals.pop_front();
+            let next = {
+                let mut core = self.core.borrow_mut();
+                if self.is_parents() && !core.ending {
+                    return;
+                }
+                core.finals.pop_front()
+            };
             match next {
                 None => return,
                 Some(Final::Writes(id, writes)) => self.cancel_writes(id, writes),
@@ -124,7 +129,7 @@ impl Loop {
         let posted = {
             let mut core = self.core.borrow_mut();
             core.ending = true;
-            if self.fork_generation.get() != sys::fork::generation() {
+            if self.is_parents() {
                 // A child that drops its parent's loop: nobody is at the requests.
                 request::forked(&mut core);
             }

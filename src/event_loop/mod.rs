@@ -402,7 +402,7 @@ impl Loop {
     /// Errors: [`Code::EBUSY`] inside a callback that the parent was running when it forked, if
     /// the loop is to be run there; those of the system when descriptors are short.
     pub fn forked(&self) -> Result<()> {
-        if self.fork_generation.get() == sys::fork::generation() {
+        if !self.is_parents() {
             // What is under way is this process's own: threads are at the memory of its requests.
             return Ok(());
         }
@@ -430,7 +430,7 @@ impl Loop {
     /// The calling thread has taken the loop.
     #[cfg(feature = "capi")]
     pub(crate) fn attach(&self) -> Result<()> {
-        if self.fork_generation.get() != sys::fork::generation() {
+        if self.is_parents() {
             return Ok(()); // `forked` is still to come
         }
         self.core.borrow_mut().driver.attach()
@@ -438,10 +438,16 @@ impl Loop {
 
     // What follows is for the handles' files.
 
+    /// Whether this process is a fork in which the loop is not its own yet: see [`Loop::forked`].
+    #[inline]
+    pub(crate) fn is_parents(&self) -> bool {
+        self.fork_generation.get() != sys::fork::generation()
+    }
+
     /// The loop's inside; not while a callback runs, which would find it borrowed.
     #[inline]
     pub(crate) fn core(&self) -> Result<RefMut<'_, Core>> {
-        if self.fork_generation.get() != sys::fork::generation() {
+        if self.is_parents() {
             return Err(Code::EFORKED.into());
         }
         Ok(self.core.borrow_mut())
@@ -451,7 +457,7 @@ impl Loop {
     #[cfg(feature = "capi")]
     #[inline]
     pub(crate) fn check_fork(&self) -> Result<()> {
-        if self.fork_generation.get() != sys::fork::generation() {
+        if self.is_parents() {
             return Err(Code::EFORKED.into());
         }
         Ok(())

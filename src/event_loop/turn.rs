@@ -37,15 +37,19 @@ impl Loop {
         };
         self.run_hooks(HookKind::Idle);
         self.run_hooks(HookKind::Prepare);
+        // A callback may have forked, and this be the child: the phases end early then.
+        drop(self.core()?);
         self.wait(waits)?;
         self.run_completions();
         self.run_posted();
         self.run_deferred();
         self.run_hooks(HookKind::Check);
         self.run_closing();
+        drop(self.core()?);
         if mode == RunMode::Once {
             self.refresh_clock();
             self.run_timers();
+            drop(self.core()?);
         }
         Ok(())
     }
@@ -63,7 +67,7 @@ impl Loop {
             core.wheel.begin_expiry(now);
         }
         let mut fetched = 0;
-        loop {
+        while !self.is_parents() {
             let due = {
                 let core = &mut *self.core.borrow_mut();
                 if fetched == 0 {
@@ -98,7 +102,7 @@ impl Loop {
     /// What was deferred before this phase began.
     fn run_deferred(&self) {
         let mut left = self.core.borrow().deferred.len();
-        while left > 0 {
+        while left > 0 && !self.is_parents() {
             left -= 1;
             let next = self.core.borrow_mut().deferred.pop_front();
             match next {
@@ -163,6 +167,9 @@ impl Loop {
             self.run_received(&mut buffer);
             let next = {
                 let core = &mut *self.core.borrow_mut();
+                if self.is_parents() {
+                    return;
+                }
                 core.driver.next(&mut core.handles, &mut buffer)
             };
             let Some(completion) = next else { return };
@@ -174,7 +181,7 @@ impl Loop {
     /// Hands out what nearly all completions are, until there is something else, or nothing.
     #[inline(never)] // so that what is needed for each message stays in registers
     fn run_received(&self, buffer: &mut Buffer) {
-        loop {
+        while !self.is_parents() {
             let mut borrowed = self.core.borrow_mut();
             let core = &mut *borrowed;
             let received = core.driver.next_received(&mut core.handles, buffer);

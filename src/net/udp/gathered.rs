@@ -168,7 +168,7 @@ impl Gathered {
     }
 
     /// Ends the gathering; the memory is kept for the next.
-    pub(super) fn clear(&mut self) {
+    pub fn clear(&mut self) {
         self.owner = None;
         self.bytes.clear();
         self.pieces.clear();

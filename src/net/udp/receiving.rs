@@ -106,9 +106,10 @@ impl Loop {
             handler.on_datagram(self, UdpSocket(id), &datagram);
             let goes_on = {
                 let mut core = self.leave_callback();
-                state(&mut core.handles, id).is_ok_and(|udp| {
+                let goes_on = state(&mut core.handles, id).is_ok_and(|udp| {
                     udp.status.contains(Status::RECEIVING) && udp.handler.is_none()
-                })
+                });
+                goes_on && !self.is_parents()
             };
             if let Some(started) = started {
                 self.meter.callback_ended(self, Some(id), started);
