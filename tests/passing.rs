@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::Arc;
+use std::time::Duration;
 
 use common::*;
 use kolo::{
@@ -379,6 +380,48 @@ fn descriptors_pass_while_the_handler_names_the_memory() {
                 run_until(&lp, || order.len() == 3);
                 assert_eq!(order.take(), ["(1)", "abcd", "ef"]);
             }
+        });
+    }
+}
+
+#[test]
+fn one_that_begins_to_linger_when_descriptors_came_hears_of_no_bytes() {
+    struct Lingers {
+        memory: Option<[u8; 8]>,
+        order: Shared<Vec<&'static str>>,
+    }
+    impl StreamHandler for Lingers {
+        fn on_data(&mut self, _: &Loop, _: Stream, _: &[u8]) {
+            self.order.push("data");
+        }
+        fn has_memory(&self) -> bool {
+            self.memory.is_some()
+        }
+        fn memory(&mut self, _: &Loop, _: Stream, _: usize) -> Option<&mut [u8]> {
+            self.memory.as_mut().map(|memory| memory.as_mut_slice())
+        }
+        fn on_received(&mut self, _: &Loop, _: Stream, _: usize) {
+            self.order.push("received");
+        }
+        fn on_descriptors(&mut self, lp: &Loop, stream: Stream, _: usize, _: bool) {
+            self.order.push("descriptors");
+            let moment = Duration::from_millis(1);
+            stream.finish_lingering(lp, moment).unwrap();
+        }
+        fn on_close(&mut self, _: &Loop, _: Stream) {
+            self.order.push("closed");
+        }
+    }
+    for memory in [None, Some([0; 8])] {
+        each_driver(|lp| {
+            let order = Shared::default();
+            let handler = Lingers {
+                memory,
+                order: order.clone(),
+            };
+            send_one_descriptor(&lp, handler);
+            run_until(&lp, || order.with(|all| all.contains(&"closed")));
+            assert_eq!(order.take(), ["descriptors", "closed"]);
         });
     }
 }

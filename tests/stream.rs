@@ -1326,6 +1326,37 @@ fn what_comes_after_something_was_thrown_away_is_not_handed_out() {
 }
 
 #[test]
+fn one_that_begins_to_linger_when_asked_for_memory_hears_of_nothing() {
+    struct Lingers([u8; 8], Log);
+    impl StreamHandler for Lingers {
+        fn on_data(&mut self, _: &Loop, _: Stream, _: &[u8]) {
+            panic!("it has memory of its own");
+        }
+        fn has_memory(&self) -> bool {
+            true
+        }
+        fn memory(&mut self, lp: &Loop, stream: Stream, _: usize) -> Option<&mut [u8]> {
+            let hour = Duration::from_secs(3600);
+            stream.finish_lingering(lp, hour).unwrap();
+            Some(&mut self.0)
+        }
+        fn on_received(&mut self, _: &Loop, _: Stream, length: usize) {
+            panic!("{length} bytes");
+        }
+        fn on_close(&mut self, _: &Loop, _: Stream) {
+            self.1.push(Event::Close);
+        }
+    }
+    each_carrier(|lp| {
+        let log = Log::default();
+        let (_, mut peer) = carried(&lp, Lingers([0; 8], log.clone()));
+        peer.write_all(&[7; 100]).unwrap();
+        drop(peer);
+        run_until(&lp, || log.closed());
+    });
+}
+
+#[test]
 fn an_ordinary_end_cuts_a_lingering_one_short() {
     each_carrier(|lp| {
         let log = Log::default();

@@ -357,10 +357,11 @@ impl Loop {
         self.hears_bytes(id)
     }
 
-    /// Whether the stream is there and whole: one that was failed in `on_descriptors` hears no more bytes.
+    /// Whether the stream is there and whole: one that was failed in `on_descriptors`, or lingers since, hears no more
+    /// bytes.
     fn hears_bytes(&self, id: Id) -> bool {
         let mut core = self.core.borrow_mut();
         let stream = state(&mut core.handles, LocalStream::from_id(id));
-        stream.is_ok_and(|stream| !stream.has_failed())
+        stream.is_ok_and(|stream| !stream.has_failed() && !stream.lingers())
     }
 }

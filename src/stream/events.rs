@@ -156,8 +156,14 @@ impl Loop {
             Ok(stream) if stream.status.contains(Status::READING) => {
                 stream.has_read(self, now);
                 let passed = stream.source.state.contains(State::CONTROL);
+                let lingers = stream.status.contains(Status::LINGERS);
                 let source = &mut stream.source;
-                (core.driver.receive_into(id, source, memory), passed)
+                let outcome = core.driver.receive_into(id, source, memory);
+                match outcome {
+                    // Also if it does so since it was asked for the memory.
+                    ReceiveInto::Bytes(_) if lingers => (ReceiveInto::Nothing, passed),
+                    _ => (outcome, passed),
+                }
             }
             _ => (ReceiveInto::Nothing, false),
         }

@@ -109,6 +109,12 @@ impl StreamState {
         self.status.contains(Status::FAILED)
     }
 
+    /// Whether it throws away what comes.
+    #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
+    pub fn lingers(&self) -> bool {
+        self.status.contains(Status::LINGERS)
+    }
+
     pub fn is_connecting(&self) -> bool {
         self.status.contains(Status::CONNECTING)
     }
