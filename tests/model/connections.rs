@@ -62,6 +62,8 @@ pub struct Direction {
     pub ended: bool,
     /// Descriptors that were written with the bytes.
     pub passed: usize,
+    /// The receiver throws away what comes: which bytes, nobody knows.
+    pub discarded: bool,
 }
 
 impl Direction {
@@ -94,6 +96,9 @@ impl Direction {
 
     /// Whether these bytes are what comes next.
     pub fn receive(&mut self, mut bytes: &[u8]) -> bool {
+        if self.discarded {
+            return true;
+        }
         while !bytes.is_empty() {
             let Some(piece) = self.pieces.front_mut() else {
                 return false;
@@ -304,6 +309,11 @@ impl World {
         let direction = &mut self.net.all[connection].directions[1 - side];
         direction.ended = true;
         let (ending, missing, lost) = (direction.ending, direction.under_way(), direction.lost);
+        let lost = if direction.discarded {
+            usize::MAX
+        } else {
+            lost
+        };
         self.check(ending, || {
             format!("connection {connection}.{side} receives an end that nobody sent")
         });

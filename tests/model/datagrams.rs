@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 
 use kolo::{
-    Code, Datagram, DatagramError, Flow, Kind, Loop, Transmit, UdpHandler, UdpOptions, UdpSocket,
+    Code, Datagram, DatagramError, Flow, Kind, Loop, SendId, Transmit, UdpHandler, UdpOptions,
+    UdpSocket,
 };
 
 use super::connections::{pattern, PATTERN};
@@ -27,7 +28,7 @@ pub struct UdpModel {
     pub peer: Option<SocketAddr>,
     pub receiving: bool,
     /// Owned sends that did not end yet.
-    owned: VecDeque<u64>,
+    owned: VecDeque<Owned>,
     high: usize,
     limit: usize,
     /// The queue may have stood at the high watermark, or `try_send` was refused.
@@ -38,8 +39,18 @@ pub struct UdpModel {
     sent_in: u64,
 }
 
+/// An owned send whose completion is still to come.
+#[derive(Clone, Copy)]
+struct Owned {
+    serial: u64,
+    id: SendId,
+    segments: usize,
+    canceled: bool,
+}
+
 /// A datagram on its way.
 struct Flight {
+    serial: u64,
     from: SocketAddr,
     start: usize,
     length: usize,
@@ -306,7 +317,13 @@ impl World {
         })
     }
 
-    fn flies(&mut self, from: SocketAddr, to: SocketAddr, start: usize, length: usize) {
+    /// So many bytes from a place in the pattern on are on their way.
+    fn flies(
+        &mut self,
+        serial: u64,
+        (from, to): (SocketAddr, SocketAddr),
+        (start, length): (usize, usize),
+    ) {
         let may_fail = self.handles.iter().any(|handle| match &handle.body {
             Body::Udp(udp) => udp.address == from && udp.may_fail,
             _ => false,
@@ -314,6 +331,7 @@ impl World {
         let elsewhere = self.hears_only_another(from, to);
         if let Some(mailbox) = self.datagrams.mailbox(to).filter(|mailbox| !mailbox.gone) {
             mailbox.push(Flight {
+                serial,
                 from,
                 start,
                 length,
@@ -343,7 +361,6 @@ impl World {
         };
         let bytes = &pattern()[start..start + length];
         let (socket, serial, token) = (self.udp_handle(at), self.next_serial(), Token::new());
-        let owned = matches!(how % 8, 2 | 3);
         let tries = how % 8 == 4;
         let got = match how % 8 {
             2 | 3 => {
@@ -361,10 +378,15 @@ impl World {
                         socket.send_owned_vectored(lp, pieces, &transmit, done)
                     }
                 };
-                sent.map(|(flow, _)| flow)
+                sent.map(|(flow, id)| (flow, Some(id)))
             }
-            4 => socket.try_send(lp, bytes, &transmit).map(|()| Flow::Ready),
-            _ => socket.send_with(lp, bytes, &transmit),
+            4 => {
+                let tried = socket.try_send(lp, bytes, &transmit);
+                tried.map(|()| (Flow::Ready, None))
+            }
+            _ => socket
+                .send_with(lp, bytes, &transmit)
+                .map(|flow| (flow, None)),
         };
         let code = got.as_ref().err().map(|error| error.code());
         let udp = self.udp(at);
@@ -382,27 +404,70 @@ impl World {
             udp.maybe_full = true;
         }
         let said = format!("#{at} send of {length} to {to:?}, {segments} segments");
-        let Some(flow) = self.outcome(&said, got, expected) else {
+        let Some((flow, id)) = self.outcome(&said, got, expected) else {
             return;
         };
         let Some(to) = to else { return };
         self.udp(at).sent_in = self.record.callbacks;
-        if owned {
-            self.udp(at).owned.push_back(serial);
-        }
+        self.udp(at).owned.extend(id.map(|id| Owned {
+            serial,
+            id,
+            segments,
+            canceled: false,
+        }));
         if peer.is_some() && (!self.datagrams.is_there(to) || self.hears_only_another(from, to)) {
             self.udp(at).may_fail = true;
         }
         let size = segment.unwrap_or(length.max(1));
         for piece in 0..segments {
             let from_byte = piece * size;
-            self.flies(from, to, start + from_byte, size.min(length - from_byte));
+            let part = (start + from_byte, size.min(length - from_byte));
+            self.flies(serial, (from, to), part);
         }
         let queued = self.udp_queued(lp, at).unwrap_or(0);
         let udp = self.udp(at);
         udp.maybe_full |= queued >= udp.high;
         let fits = flow == Flow::Ready || udp.maybe_full;
         self.check(fits, || format!("#{at} is full with {queued} bytes queued"));
+        if id.is_some() && self.random.percent(10) {
+            self.cancel_send(lp, at, u32::MAX);
+        }
+    }
+
+    /// Takes back one that did not end yet, rather a late one.
+    pub fn cancel_send(&mut self, lp: &Loop, at: usize, number: u32) {
+        let owned = &self.udp(at).owned;
+        let early = owned
+            .len()
+            .saturating_sub(1 + number as usize % 3 % owned.len().max(1));
+        let Some(chosen) = owned.get(early).copied() else {
+            return;
+        };
+        let got = self.udp_handle(at).cancel_send(lp, chosen.id);
+        self.record.steps += 1;
+        let code = got.err().map(|error| error.code());
+        let serial = chosen.serial;
+        self.note(|| format!("#{at} cancel_send {serial} -> {code:?}"));
+        let fits = match code {
+            None => !chosen.canceled,
+            Some(Code::EBUSY) => !chosen.canceled && chosen.segments > 1,
+            // It may have ended, which was not told yet.
+            code => code == Some(Code::ENOENT),
+        };
+        self.check(fits, || {
+            format!("cancel_send {serial} of #{at} gave {code:?}")
+        });
+        if code.is_some() {
+            return;
+        }
+        self.count("send canceled");
+        let mut owned = self.udp(at).owned.iter_mut();
+        if let Some(owned) = owned.find(|owned| owned.serial == serial) {
+            owned.canceled = true;
+        }
+        for mailbox in &mut self.datagrams.mailboxes {
+            mailbox.flights.retain(|flight| flight.serial != serial);
+        }
     }
 
     /// Bytes that it has queued, if it is open.
@@ -414,16 +479,17 @@ impl World {
     fn udp_sent(&mut self, at: usize, serial: u64, outcome: kolo::Result<()>) {
         let open = self.is_open(at);
         let udp = self.udp(at);
-        let in_order = udp.owned.front() == Some(&serial);
-        let owed = udp.owned.iter().position(|other| *other == serial);
-        if let Some(owed) = owed {
-            udp.owned.remove(owed);
-        }
+        let next = udp.owned.iter().find(|owned| !owned.canceled);
+        let next = next.map(|owned| owned.serial);
+        let owed = udp.owned.iter().position(|owned| owned.serial == serial);
+        let ended = owed.and_then(|owed| udp.owned.remove(owed));
+        let canceled = ended.is_some_and(|owned| owned.canceled);
+        let in_order = canceled || next == Some(serial);
         let code = outcome.err().map(|error| error.code());
         let (address, may_fail) = (udp.address, udp.may_fail);
         let fits = match code {
-            None => true,
-            Some(Code::ECANCELED) => !open,
+            None => !canceled,
+            Some(Code::ECANCELED) => canceled || !open,
             Some(Code::ECONNREFUSED) => may_fail,
             Some(_) => false,
         };
@@ -431,7 +497,7 @@ impl World {
         self.check(owed.is_some() && in_order && fits, || {
             format!("send {serial} of #{at} ends with {code:?}: owed {owed:?}, in order {in_order}")
         });
-        if code.is_some() {
+        if code.is_some() && !canceled {
             self.datagrams.lose_of(address);
         }
         self.settle_closing(at);
@@ -551,7 +617,8 @@ impl World {
         let from = *from;
         let sent = socket.send_to(&pattern()[start..start + length], to);
         if sent.is_ok() {
-            self.flies(from, to, start, length);
+            let serial = self.next_serial();
+            self.flies(serial, (from, to), (start, length));
         }
     }
 

@@ -73,6 +73,7 @@ impl World {
             What::RawUdpSend => self.raw_udp_send(a, b),
             What::RawUdpReceive => self.raw_udp_receive(),
             What::UdpSend
+            | What::CancelSend
             | What::UdpConnect
             | What::UdpReceiveStart
             | What::UdpReceiveStop
@@ -82,6 +83,7 @@ impl World {
                 };
                 match what {
                     What::UdpSend => self.udp_send(lp, at, b, c),
+                    What::CancelSend => self.cancel_send(lp, at, b),
                     What::UdpConnect => self.udp_connect(lp, at, b),
                     What::UdpReceiveStart => self.udp_receive(lp, at, true),
                     What::UdpReceiveStop => self.udp_receive(lp, at, false),
@@ -231,7 +233,8 @@ impl World {
             What::TakeDescriptors => self.take_descriptors(lp, at, b),
             What::CancelWrite => self.cancel_write(lp, at, b),
             What::Shutdown => self.shutdown(lp, at),
-            What::Finish => self.finish(lp, at),
+            What::Finish => self.finish(lp, at, None),
+            What::FinishLingering => self.finish(lp, at, Some(b)),
             What::Fail => self.fail(lp, at, CODES[b as usize % CODES.len()]),
             What::Reset => self.reset(lp, at),
             What::ReadStop => self.read_stop(lp, at),

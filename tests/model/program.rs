@@ -174,8 +174,8 @@ fn room(what: What) -> Option<usize> {
         SignalOpen | PollOpen | WakerOpen | Post | Wake => 1,
         Listen | Connect | ConnectToRaw | ConnectRefused | RawConnect | RawAccept | Adopt => 2,
         LocalListen | LocalConnect | LocalPair | PipePair => 3,
-        UdpOpen | UdpSend | UdpConnect | UdpReceiveStart | UdpReceiveStop | UdpWatermarks
-        | RawUdpOpen | RawUdpSend | RawUdpReceive => 4,
+        UdpOpen | UdpSend | CancelSend | UdpConnect | UdpReceiveStart | UdpReceiveStop
+        | UdpWatermarks | RawUdpOpen | RawUdpSend | RawUdpReceive => 4,
         Work | PathStat | FileOpen | FileRead | FileWrite | FileStat | FileRelease | Spawn => 5,
         _ => return None,
     })

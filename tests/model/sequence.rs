@@ -416,7 +416,12 @@ impl World {
                     self.poll_stop(lp, at);
                 }
                 Body::Listener(_) => self.pause(lp, at, false),
-                Body::Stream(_) => self.set_timeouts(lp, at, 0, 0),
+                Body::Stream(_) => {
+                    self.set_timeouts(lp, at, 0, 0);
+                    if self.is_open(at) && self.stream(at).lingers_until.is_some() {
+                        self.finish(lp, at, None);
+                    }
+                }
                 _ => {}
             }
         }
@@ -426,7 +431,8 @@ impl World {
         for at in 0..self.handles.len() {
             if self.is_open(at) && self.is_stream(at) {
                 let stream = self.stream(at);
-                if !stream.reading && !stream.ended && stream.failed.is_none() {
+                let tells = !stream.ended && stream.lingers_until.is_none();
+                if !stream.reading && tells && stream.failed.is_none() {
                     self.read_start(lp, at);
                 }
             }
@@ -520,6 +526,7 @@ fn is_settled(connection: &Connection) -> bool {
             (_, End::Gone) => true,
             (End::Gone, End::Pending) => true,
             (_, End::Pending | End::Moving) | (End::Pending | End::Moving, _) => false,
+            _ if direction.discarded => true,
             _ if !is_alive(from) => direction.ended,
             _ => direction.under_way() == 0 && (!direction.shut || direction.ended),
         }

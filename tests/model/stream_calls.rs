@@ -368,18 +368,38 @@ impl World {
         }
     }
 
-    pub fn finish(&mut self, lp: &Loop, at: usize) {
+    /// Finishes it; with a number it lingers, for a time that depends on it.
+    pub fn finish(&mut self, lp: &Loop, at: usize, lingers: Option<u32>) {
         if self.sync(lp, at).is_none() {
             return;
         }
-        let got = self.stream_handle(at).finish(lp);
-        self.outcome(&format!("#{at} finish"), got, None);
+        let linger = lingers.map(|number| match number % 8 {
+            0 => Duration::ZERO,
+            1 => Duration::from_secs(3600),
+            _ => Duration::from_nanos(u64::from(number) * 10),
+        });
+        let got = match linger {
+            Some(linger) => self.stream_handle(at).finish_lingering(lp, linger),
+            None => self.stream_handle(at).finish(lp),
+        };
+        self.outcome(&format!("#{at} finish, lingers {linger:?}"), got, None);
         self.handles[at].may_close = true;
+        let linger = linger.filter(|linger| !linger.is_zero());
+        let until = linger.map(|linger| nanoseconds(lp) + linger.as_nanos() as u64);
         let stream = self.stream(at);
-        stream.shutting = true;
-        stream.finishing = true;
+        (stream.shutting, stream.finishing) = (true, true);
+        let lingered = stream.lingers_until.is_some();
+        // An ordinary end cuts it short.
+        stream.lingers_until = if lingered { until.or(Some(0)) } else { until };
         let (connection, side) = (stream.connection, stream.side);
         self.net.all[connection].directions[side].ending = true;
+        if linger.is_some() {
+            self.count("stream lingers");
+            let stream = self.stream(at);
+            let ends = stream.ended;
+            stream.reading = false;
+            self.net.all[connection].directions[1 - side].discarded |= !ends;
+        }
     }
 
     pub fn fail(&mut self, lp: &Loop, at: usize, code: Code) {
@@ -448,7 +468,8 @@ impl World {
             .is_some();
         let now = nanoseconds(lp);
         let stream = self.stream(at);
-        if started && !stream.reading {
+        // One that lingers reads by itself, and tells nothing.
+        if started && !stream.reading && stream.lingers_until.is_none() {
             stream.reading = true;
             stream.read_at(now);
         }

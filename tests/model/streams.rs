@@ -49,6 +49,8 @@ pub struct StreamModel {
     pub failure_told: bool,
     pub shutting: bool,
     pub finishing: bool,
+    /// It lingers: not before this does it close because its time is over.
+    pub lingers_until: Option<u64>,
     /// Descriptors that were taken of it.
     pub taken: usize,
     /// It was told of descriptors, and the bytes that they came with follow at once.
@@ -97,6 +99,7 @@ impl StreamModel {
             failure_told: false,
             shutting: false,
             finishing: false,
+            lingers_until: None,
             taken: 0,
             bytes_follow: false,
             end_shut: false,
@@ -225,7 +228,7 @@ impl StreamHandler for Handler {
             world.is_current(at, generation);
             world.stream_ends(at);
             if self.finishes_at_end && !world.is_over() {
-                world.finish(lp, at);
+                world.finish(lp, at, None);
             }
         });
     }
@@ -512,9 +515,17 @@ impl World {
 
     /// A stream that was finished, or that failed, is closed by the loop.
     pub fn stream_closed_by_loop(&mut self, lp: &Loop, at: usize) {
-        let (connection, side) = (self.stream(at).connection, self.stream(at).side);
+        let stream = self.stream(at);
+        let (connection, side, until) = (stream.connection, stream.side, stream.lingers_until);
+        let failed = stream.failed.is_some();
         self.closed_by_loop(at);
         let broken = self.is_breakable(lp, at);
+        let peer_ended = self.net.all[connection].directions[1 - side].ending;
+        let now = nanoseconds(lp);
+        let fits = until.is_none_or(|until| until <= now || peer_ended || broken || failed);
+        self.check(fits, || {
+            format!("#{at} closes at {now}, lingers until {until:?}, and its peer has not ended")
+        });
         self.end_gone(connection, side, if broken { usize::MAX } else { 0 });
     }
 

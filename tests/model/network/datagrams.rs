@@ -187,9 +187,9 @@ impl Network {
             return;
         };
         let from = self.socket(at).address;
-        if let Some(id) = id {
-            self.socket(at).owned.push_back((serial, id, false));
-        }
+        self.socket(at)
+            .owned
+            .extend(id.map(|id| (serial, id, false)));
         let there = self.handles.iter().any(|handle| {
             let receives =
                 |body: &Body| matches!(body, Body::Socket(socket) if socket.address == to);
@@ -218,6 +218,9 @@ impl Network {
                 copies: if self.hostile { 2 } else { 1 },
                 may_be_lost: self.hostile || full,
             });
+        }
+        if id.is_some() && self.random.percent(10) {
+            self.cancel_send(lp, at, number);
         }
     }
 
