@@ -92,6 +92,59 @@ fn errors_are_told_to_who_asks_for_them_without_being_connected() {
     assert_eq!(notes.errors.take(), [(Code::ECONNREFUSED, Some(at(AT)))]);
 }
 
+#[test]
+fn what_waits_for_a_slow_link_fills_the_socket_and_can_be_taken_back() {
+    let mut options = plain();
+    options.link.bandwidth = Some(1000);
+    options.send_buffer = 2000;
+    let pair = Pair::new(options);
+    let notes = Notes::new();
+    UdpSocket::bind(&pair.server, at(AT), notes.clone()).unwrap();
+    let client = UdpSocket::bind(&pair.client, at("0.0.0.0:0"), Notes::new()).unwrap();
+    let done = Shared::new(Vec::new());
+    let to = Transmit {
+        to: Some(at(AT)),
+        ..Default::default()
+    };
+    let sends: Vec<_> = (0..6_u8)
+        .map(|number| {
+            let done = done.clone();
+            let told = move |_: &Loop, _: UdpSocket, outcome: kolo::Result<()>| {
+                done.push((number, outcome.map_err(|error| error.code())));
+            };
+            let sent = client.send_owned(&pair.client, vec![number; 500], &to, told);
+            sent.unwrap().1
+        })
+        .collect();
+    // Two thousand bytes are the kernel's: four of them.
+    assert!(client.queued(&pair.client).unwrap() >= 1000);
+    let tried = client.try_send(&pair.client, b"x", &to);
+    assert_eq!(code(tried), Code::EAGAIN);
+    client.cancel_send(&pair.client, sends[4]).unwrap();
+    assert_eq!(
+        code(client.cancel_send(&pair.client, sends[0])),
+        Code::ENOENT
+    );
+    pair.until(|| notes.came.len() == 5);
+    let came: Vec<u8> = notes.came.take().iter().map(|(data, _)| data[0]).collect();
+    assert_eq!(came, [0, 1, 2, 3, 5]);
+    // Bytes leave one after the other, whatever is waited for.
+    assert!(pair.simulation.elapsed() >= ms(2500));
+    let mut told = done.take();
+    told.sort_by_key(|(number, _)| *number);
+    let outcome = |number| {
+        if number == 4 {
+            Err(Code::ECANCELED)
+        } else {
+            Ok(())
+        }
+    };
+    assert_eq!(
+        told,
+        [0, 1, 2, 3, 4, 5].map(|number| (number, outcome(number)))
+    );
+}
+
 /// A thousand numbered datagrams over a link: those that came, in their order.
 fn thousand(change: impl FnOnce(&mut LinkOptions)) -> Vec<u32> {
     let mut options = plain();

@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use super::network::{Content, Packet};
 use super::sockets::{plain, Body};
 use super::trace::Event;
-use super::world::{HostNumber, SocketKey, World};
+use super::world::{Happening, HostNumber, SocketKey, World};
 use crate::error::{Code, Error, Result};
 use crate::sys::datagrams::{Batch, Outgoing, Told, BATCH};
 
@@ -28,11 +28,18 @@ pub(super) struct Datagrams {
     /// The same for a connected socket that does not ask for more.
     error: Option<Code>,
     reports: bool,
+    /// Bytes that were sent and wait for those before them on a link with a bandwidth.
+    leaving: usize,
 }
 
 impl Datagrams {
     pub fn is_readable(&self) -> bool {
         !self.queue.is_empty() || self.error.is_some()
+    }
+
+    /// Whether it takes something again, with so large a send buffer (Linux: when half of it is free).
+    pub fn is_writable(&self, send_buffer: usize) -> bool {
+        self.leaving <= send_buffer / 2
     }
 
     pub fn has_told(&self) -> bool {
@@ -86,23 +93,27 @@ impl World {
         }
     }
 
-    /// Sends messages: how many were taken, and what there is against the next.
+    /// Sends messages: how many were taken, and what there is against the next, unless the socket is full.
     pub fn send_messages(
         &mut self,
         key: SocketKey,
         messages: &[Outgoing<'_>],
     ) -> (usize, Result<()>) {
         for (count, message) in messages.iter().enumerate() {
-            if let Err(error) = self.send_message(key, message) {
-                return (count, Err(error));
+            match self.send_message(key, message) {
+                Ok(true) => {}
+                Ok(false) => return (count, Ok(())),
+                Err(error) => return (count, Err(error)),
             }
         }
         (messages.len(), Ok(()))
     }
 
-    fn send_message(&mut self, key: SocketKey, message: &Outgoing<'_>) -> Result<()> {
+    /// Sends one; `false`: the socket is full.
+    fn send_message(&mut self, key: SocketKey, message: &Outgoing<'_>) -> Result<bool> {
         let socket = self.socket(key)?;
         let (host, local) = (socket.host, socket.local.ok_or(Code::EINVAL)?);
+        let room = socket.send_buffer;
         let to = message.to.map(plain).or(socket.peer);
         let to = to.ok_or(Code::EDESTADDRREQ)?;
         if let Some(error) = self.datagrams(key)?.error.take() {
@@ -110,6 +121,10 @@ impl World {
         }
         if to.ip().is_multicast() || to.ip() == IpAddr::from([255; 4]) {
             return Err(Code::ENETUNREACH.into());
+        }
+        // As Linux: one more, as long as there is any room.
+        if self.datagrams(key)?.leaving >= room {
+            return Ok(false);
         }
         let mut from = local;
         if let Some(source) = message.how.source {
@@ -133,7 +148,7 @@ impl World {
         for part in parts {
             self.send_datagram(key, host, from, to, part);
         }
-        Ok(())
+        Ok(true)
     }
 
     fn send_datagram(
@@ -167,6 +182,18 @@ impl World {
                 content: Content::Datagram(data.to_vec()),
             };
             self.transmit(packet, 0);
+        }
+        if let (Some(at), Ok(datagrams)) = (self.leaves_at(host, to_host), self.datagrams(key)) {
+            datagrams.leaving += data.len();
+            self.schedule(at, Happening::Departure(key, data.len()));
+        }
+    }
+
+    /// Bytes of a socket have left: there is room for others.
+    pub(super) fn datagram_left(&mut self, key: SocketKey, length: usize) {
+        if let Ok(datagrams) = self.datagrams(key) {
+            datagrams.leaving = datagrams.leaving.saturating_sub(length);
+            self.touch(key);
         }
     }
 

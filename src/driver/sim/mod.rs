@@ -246,13 +246,17 @@ impl Driver for Simulated {
         source: &mut Source,
         messages: &[Outgoing<'_>],
     ) -> (usize, Result<()>) {
-        match Simulated::key(source) {
-            Ok(key) => {
-                self.sync(id, source);
-                self.world.borrow_mut().send_messages(key, messages)
-            }
-            Err(error) => (0, Err(error)),
+        let key = match Simulated::key(source) {
+            Ok(key) => key,
+            Err(error) => return (0, Err(error)),
+        };
+        self.sync(id, source);
+        let (taken, outcome) = self.world.borrow_mut().send_messages(key, messages);
+        if taken < messages.len() && outcome.is_ok() {
+            source.state.insert(State::SEND);
+            self.sync(id, source);
         }
+        (taken, outcome)
     }
 
     fn recycle_datagrams(&mut self, batch: Box<Batch>) {

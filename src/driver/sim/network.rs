@@ -108,6 +108,13 @@ impl World {
         self.network.cut.clear();
     }
 
+    /// When the last packet leaves on its way from one host to another, if it has to wait for those before it.
+    pub(super) fn leaves_at(&self, from: HostNumber, to: HostNumber) -> Option<u64> {
+        self.network.link(from, to).bandwidth?;
+        let way = self.network.ways.get(&(from, to))?;
+        Some(way.free_at).filter(|at| *at > self.now)
+    }
+
     /// Puts a packet on its way, not to arrive before `after`; when it arrives, or would.
     pub(super) fn transmit(&mut self, packet: Packet, after: u64) -> u64 {
         let (from, to) = (packet.from_host, packet.to_host);

@@ -147,7 +147,8 @@ pub struct LinkOptions {
     pub latency_min: Duration,
     /// How long a packet is under way, at most. Datagrams overtake each other; the segments of one connection do not.
     pub latency_max: Duration,
-    /// Bytes per second; packets wait for those before them. `None`: no limit.
+    /// Bytes per second; packets wait for those before them, and datagrams that wait fill their socket's send buffer.
+    /// `None`: no limit.
     pub bandwidth: Option<u64>,
     /// The largest packet in bytes. Connections send segments of this size; larger datagrams travel in pieces, each of
     /// which may be lost. From 64 on.

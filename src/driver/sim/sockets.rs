@@ -119,7 +119,7 @@ impl Socket {
             Body::Datagrams(datagrams) => {
                 ready.set(State::RECEIVE, datagrams.is_readable());
                 ready.set(State::ERROR_QUEUE, datagrams.has_told());
-                ready.insert(State::SEND);
+                ready.set(State::SEND, datagrams.is_writable(self.send_buffer));
             }
         }
         ready & self.wants

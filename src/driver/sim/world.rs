@@ -28,6 +28,8 @@ pub(crate) const BEGINNING: u64 = 1_000_000_000;
 pub(super) enum Happening {
     /// A packet arrives.
     Arrival(Box<Packet>),
+    /// So many bytes of datagrams have left.
+    Departure(SocketKey, usize),
     /// A connection's timer.
     Timer(SocketKey),
     /// The work of a request is done.
@@ -277,6 +279,7 @@ impl World {
             self.now = self.now.max(next.at);
             match next.what {
                 Happening::Arrival(packet) => self.packet_arrived(*packet),
+                Happening::Departure(key, length) => self.datagram_left(key, length),
                 Happening::Timer(key) => self.timer_due(key, next.at),
                 Happening::Work(number, id) => {
                     if let Some(state) = self.loops.get_mut(&number) {
