@@ -127,6 +127,7 @@ const MUST_HAPPEN_ON_A_NETWORK: &[&str] = &[
     "done",
     "on_close",
     "write canceled",
+    "send canceled",
     "finish, lingering",
     "loop ended",
     "came to rest",

@@ -100,12 +100,16 @@ impl Network {
         }
         let (at, receives) = (self.handles.len(), self.random.percent(85));
         let address = SocketAddr::new(self.hosts[host].address, 0);
+        let options = UdpOptions {
+            send_buffer: self.random.percent(60).then_some(1500),
+            ..Default::default()
+        };
         let handler = Handler {
             at,
             receives,
             _token: Token::new(),
         };
-        let opened = UdpSocket::bind_with(lp, address, &UdpOptions::default(), handler);
+        let opened = UdpSocket::bind_with(lp, address, &options, handler);
         let Some(socket) = self.opened(host, "UdpSocket::bind_with", opened) else {
             return;
         };
@@ -123,7 +127,14 @@ impl Network {
 
     pub fn operate_socket(&mut self, lp: &Loop, at: usize, what: What, b: u32, c: u32) {
         match what {
-            What::UdpSend => self.datagram_send(lp, at, b, c),
+            What::UdpSend => {
+                // Several fill what a slow link leaves of the send buffer.
+                for turn in 0..1 + b % 4 * (b % 3) {
+                    if !self.record.is_over() {
+                        self.datagram_send(lp, at, b / 12 + 7 * turn, c + turn);
+                    }
+                }
+            }
             What::CancelSend => self.cancel_send(lp, at, b),
             _ => self.datagrams_received(lp, at, what == What::UdpReceiveStart),
         }
