@@ -224,6 +224,23 @@ fn a_wake_that_came_in_the_turn_of_a_panic_is_not_lost() {
 }
 
 #[test]
+fn nor_is_a_wake_that_came_with_a_streams_last_bytes() {
+    each_driver(|lp| {
+        let (_tcp, mut peer) = connected(&lp, |_: &Loop, _: Stream, _: &[u8]| panic_on_purpose());
+        let woken = Shared::<usize>::default();
+        let counted = woken.clone();
+        let waker = Waker::open(&lp, move |_, _| counted.add()).unwrap();
+        let remote = waker.remote(&lp).unwrap();
+        // Both are there before the loop waits.
+        lp.run(RunMode::NoWait).unwrap();
+        peer.write_all(b"x").unwrap();
+        remote.wake().unwrap();
+        run_until_panic(&lp);
+        run_until(&lp, || woken.get() == 1);
+    });
+}
+
+#[test]
 fn in_a_poll_the_other_events_of_the_turn_still_come() {
     each_driver(|lp| {
         let told = Shared::<Vec<usize>>::default();

@@ -148,6 +148,9 @@ pub struct Loop {
     in_callback: Cell<bool>,
     running: Cell<bool>,
     stopping: Cell<bool>,
+    /// A callback unwound, so that the phases after it are still to come for what its turn's wait found: a wake is
+    /// told by the driver once.
+    cut_short: Cell<bool>,
     fork_generation: Cell<u32>,
     /// What files may still bring in this turn without another thread, in bytes.
     #[cfg(feature = "fs")]
@@ -229,6 +232,7 @@ impl Loop {
             in_callback: Cell::new(false),
             running: Cell::new(false),
             stopping: Cell::new(false),
+            cut_short: Cell::new(false),
             fork_generation: Cell::new(sys::fork::generation()),
             #[cfg(feature = "fs")]
             at_once_left: Cell::new(crate::fs::AT_ONCE_PER_TURN),
@@ -547,6 +551,9 @@ struct Running<'a>(&'a Loop);
 impl Drop for Running<'_> {
     fn drop(&mut self) {
         self.0.running.set(false);
+        if std::thread::panicking() {
+            self.0.cut_short.set(true);
+        }
         self.0.meter.no_callback_runs();
         if let Ok(mut core) = self.0.core.try_borrow_mut() {
             core.driver.rest();

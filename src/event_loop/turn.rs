@@ -137,6 +137,9 @@ impl Loop {
         };
         let idle_since = self.meter.idle_begins(timeout);
         let outcome = core.driver.wait(timeout, core.now);
+        if outcome.is_ok() {
+            self.cut_short.set(false);
+        }
         core.now = core.driver.clock_ns();
         self.clock_stale.set(false);
         self.meter.idle_ended(idle_since, core.now);
@@ -145,7 +148,8 @@ impl Loop {
 
     /// How long the driver may wait, by the clock as it stands.
     pub(super) fn timeout(&self, core: &mut Core) -> Option<u64> {
-        let at_hand = core.driver.has_more()
+        let at_hand = self.cut_short.get()
+            || core.driver.has_more()
             || !core.deferred.is_empty()
             || !core.closing.is_empty()
             || !core.finals.is_empty()
