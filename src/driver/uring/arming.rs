@@ -89,12 +89,14 @@ impl Uring {
             Status::WRITE_POLL,
             waits || had.contains(Status::WRITE_POLL),
         );
+        if takes {
+            has.remove(Status::EMPTIED);
+        }
         line.status = has;
         if takes {
             self.make_room()?;
-            let goes_on = had.contains(Status::GREETED);
-            self.ring
-                .receive(Token::new(Operation::Receive, id), at, goes_on)?;
+            let token = Token::new(Operation::Receive, id);
+            self.ring.receive(token, at, had.how_to_receive())?;
         }
         if polls {
             self.make_room()?;

@@ -80,6 +80,7 @@ impl Uring {
             result,
             more,
             piece,
+            left_some,
         } = completed;
         let Some(line) = self.lines.of(token) else {
             if more {
@@ -95,6 +96,7 @@ impl Uring {
         let event = match (result, piece) {
             (1.., Some(piece)) => {
                 line.status.insert(Status::GREETED | Status::FED);
+                line.status.set(Status::EMPTIED, !left_some);
                 if more && !line.status.contains(Status::RECEIVES) {
                     line.status.insert(Status::CANCELLED);
                     let _ = self.cancel(token);
@@ -103,7 +105,10 @@ impl Uring {
             }
             (0, _) => Event::Ended(id),
             // No buffer is free, or somebody ended it: once more, if it is still wanted.
-            (_, _) if is_passing(result) => return self.arm_later(id),
+            (_, _) if is_passing(result) => {
+                line.status.remove(Status::EMPTIED);
+                return self.arm_later(id);
+            }
             (1.., None) => Event::Failed(id, Code::EIO.into()), // no buffer of ours
             _ => Event::Failed(id, std::io::Error::from_raw_os_error(-result).into()),
         };

@@ -16,6 +16,7 @@ use std::mem::ManuallyDrop;
 use std::os::fd::AsRawFd;
 use std::rc::Rc;
 
+use bitflags::bitflags;
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, EnterFlags, IoUring};
 
@@ -55,6 +56,18 @@ struct Outgoing {
     length: usize,
 }
 
+bitflags! {
+    /// How to receive, as io_uring_enter(2) has it for `IORING_OP_RECV`.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub(super) struct How: u16 {
+        /// `IORING_RECVSEND_POLL_FIRST`: waits before it looks whether there is something, which saves the kernel the
+        /// look at a socket that is empty. One that is not is received from all the same.
+        const WAITS_FIRST = 1;
+        /// `IORING_RECV_MULTISHOT`: until cancelled; otherwise once.
+        const GOES_ON = 1 << 1;
+    }
+}
+
 /// A completion.
 pub(super) struct Completed {
     pub token: Token,
@@ -64,6 +77,8 @@ pub(super) struct Completed {
     pub more: bool,
     /// For receives: what came.
     pub piece: Option<Piece>,
+    /// For receives: the socket holds more.
+    pub left_some: bool,
 }
 
 impl Ring {
@@ -166,16 +181,13 @@ impl Ring {
         unsafe { self.inner.submission().push(&entry) }.map_err(|_| Code::EAGAIN.into())
     }
 
-    /// Receives into the provided buffers: once, or until cancelled.
-    pub fn receive(&mut self, token: Token, at: Descriptor, goes_on: bool) -> Result<()> {
-        let entry = if goes_on {
-            opcode::RecvMulti::new(Fd(at), GROUP).build()
-        } else {
-            opcode::Recv::new(Fd(at), std::ptr::null_mut(), 0)
-                .buf_group(GROUP)
-                .build()
-                .flags(squeue::Flags::BUFFER_SELECT)
-        };
+    /// Receives into the provided buffers: see [`How`].
+    pub fn receive(&mut self, token: Token, at: Descriptor, how: How) -> Result<()> {
+        let entry = opcode::Recv::new(Fd(at), std::ptr::null_mut(), 0)
+            .ioprio(how.bits())
+            .buf_group(GROUP)
+            .build()
+            .flags(squeue::Flags::BUFFER_SELECT);
         self.push(entry, token)
     }
 
@@ -287,6 +299,7 @@ impl Ring {
             result: entry.result(),
             more: cqueue::more(flags),
             piece,
+            left_some: cqueue::sock_nonempty(flags),
         })
     }
 }
