@@ -77,8 +77,9 @@ impl Loop {
                     let callback = entry.flags.contains(Flags::CLOSE_CALLBACK);
                     queue_final_callbacks(&mut core, id, entry.body);
                     let callback = callback.then(|| core.close_callbacks.remove(&id)).flatten();
-                    core.finals
-                        .extend(callback.map(|callback| Final::Callback(id, callback)));
+                    if let Some(callback) = callback {
+                        core.finals.push_back(Final::Callback(id, callback));
+                    }
                 }
             }
         }
@@ -263,10 +264,12 @@ fn queue_final_callbacks(core: &mut Core, id: Id, body: Body) {
     match body {
         Body::Stream(stream) => {
             let (writes, handler) = stream.into_final_callbacks();
-            core.finals
-                .extend(writes.map(|writes| Final::Writes(id, writes)));
-            core.finals
-                .extend(handler.map(|handler| Final::Stream(id, handler)));
+            if let Some(writes) = writes {
+                core.finals.push_back(Final::Writes(id, writes));
+            }
+            if let Some(handler) = handler {
+                core.finals.push_back(Final::Stream(id, handler));
+            }
         }
         #[cfg(any(feature = "net", all(unix, feature = "local")))]
         Body::Listener(listener) => {

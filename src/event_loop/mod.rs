@@ -482,8 +482,10 @@ impl Loop {
 
     /// A new handle.
     pub(crate) fn insert(&self, body: Body) -> Result<Id> {
-        self.can_insert()?;
         let mut core = self.core()?;
+        if core.ending {
+            return Err(Code::ECANCELED.into());
+        }
         #[cfg(feature = "sim")]
         if core.driver.simulated().is_some() && body.needs_kernel() {
             return Err(Code::ENOTSUP.into());

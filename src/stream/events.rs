@@ -266,6 +266,9 @@ impl Loop {
                 }
             }
         }
+        if self.closes_without_a_word(id) {
+            return;
+        }
         let _rest = Rest(self, id);
         #[cfg(feature = "fs")]
         self.begin_fetch(id);
@@ -324,6 +327,19 @@ impl Loop {
             stream.tidy();
         }
         refresh_active(&mut core, id);
+    }
+
+    /// Closes the stream if that is all there is to do: it has sent everything, and nobody waits to hear so. That is
+    /// how most streams end that end in order.
+    fn closes_without_a_word(&self, id: Id) -> bool {
+        const MORE: Status = Status::SEND_ON
+            .union(Status::DRAINED)
+            .union(Status::FAILURE_DUE);
+        let core = &mut *self.core.borrow_mut();
+        let over = state(&mut core.handles, id).is_ok_and(|stream| {
+            stream.writes.is_none() && !stream.status.intersects(MORE) && stream.is_finished()
+        });
+        over && crate::event_loop::close(core, id).is_ok()
     }
 
     fn take_status(&self, id: Id, status: Status) -> bool {
@@ -451,6 +467,12 @@ impl StreamState {
                 false => turn,
             };
         }
+    }
+
+    /// Whether either may ever run out.
+    #[inline]
+    pub(super) fn has_timeouts(&self) -> bool {
+        self.read_idle > 0 || self.write_stall > 0
     }
 
     /// The timeout that has run out.

@@ -515,7 +515,10 @@ fn start_reading(core: &mut Core, id: Id) -> Result<()> {
             return Err(error);
         }
     }
-    refresh_active(core, id);
-    events::arm_timeouts(core, id);
+    let has_timeouts = stream.has_timeouts();
+    core.handles.set_active(id, true);
+    if has_timeouts {
+        events::arm_timeouts(core, id);
+    }
     Ok(())
 }

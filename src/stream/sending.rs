@@ -1,5 +1,6 @@
 //! The way of bytes from a write to the kernel.
 
+use std::collections::VecDeque;
 use std::io::IoSlice;
 
 use super::{events, refresh_active, state, Flow, Gathered, OwnedWrite, Status, StreamState};
@@ -348,10 +349,13 @@ pub(super) fn settle(core: &mut Core, id: Id) {
     }
     stream.tidy();
     if tells {
-        defer(core, id);
+        defer_stream(stream, id, &mut core.deferred);
     }
-    refresh_active(core, id);
-    events::arm_timeouts(core, id);
+    let (active, has_timeouts) = (stream.is_active(), stream.has_timeouts());
+    core.handles.set_active(id, active);
+    if has_timeouts {
+        events::arm_timeouts(core, id);
+    }
 }
 
 /// What was sent was not taken after all, and is queued again.
@@ -403,12 +407,16 @@ fn shut(driver: &mut AnyDriver, id: Id, stream: &mut StreamState) -> Result<()> 
 
 /// The stream has something to tell, in the next deferred phase.
 pub(super) fn defer(core: &mut Core, id: Id) {
-    let Ok(stream) = state(&mut core.handles, id) else {
-        return;
-    };
+    if let Ok(stream) = state(&mut core.handles, id) {
+        defer_stream(stream, id, &mut core.deferred);
+    }
+}
+
+#[inline]
+fn defer_stream(stream: &mut StreamState, id: Id, deferred: &mut VecDeque<Deferred>) {
     if !stream.status.contains(Status::DEFERRED) {
         stream.status.insert(Status::DEFERRED);
-        core.deferred.push_back(Deferred::Stream(id));
+        deferred.push_back(Deferred::Stream(id));
     }
 }
 
