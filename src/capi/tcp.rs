@@ -118,8 +118,8 @@ fn tcp(handle: kolo_tcp) -> Result<TcpStream> {
 /// `options` may be NULL for the defaults.
 ///
 /// Errors, of which no callback tells: KOLO_EINVAL if `address`, `handler` or `out` is NULL, for an
-/// address of no family, for structs of a wrong size, and if the local address, or the family that
-/// the options name, is another one;
+/// address of no family, for structs of a wrong size, for a delay out of its range, and if the local
+/// address, or the family that the options name, is another one;
 /// KOLO_EADDRINUSE and KOLO_EADDRNOTAVAIL for the local address; KOLO_EAFNOSUPPORT for a family that
 /// the system lacks; KOLO_EMFILE and KOLO_ENFILE if descriptors are short; KOLO_ENOBUFS if the loop
 /// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
@@ -274,7 +274,8 @@ impl Moved {
 /// not read here are read there. Timeouts, watermarks and the socket's options move with it.
 ///
 /// Errors, after which the stream is here as it was: KOLO_EINVAL if `remote` or `arrived` is NULL;
-/// KOLO_EBUSY while writes are queued, or while the connection is being made; KOLO_EPIPE after
+/// KOLO_EBUSY while writes are queued, while the connection is being made, and, as with
+/// kolo_tcp_release, while bytes have been received that on_data has still to hear of; KOLO_EPIPE after
 /// kolo_stream_shutdown; KOLO_ENOTCONN if the connection broke; KOLO_ENOBUFS if as many posts wait
 /// there as may; KOLO_ECANCELED if that loop is gone.
 #[no_mangle]

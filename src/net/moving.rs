@@ -20,9 +20,10 @@ impl TcpStream {
     /// and the connection is closed; and [`Code::ENOBUFS`] when that loop holds as many handles as it can.
     ///
     /// Errors, after which the stream is here as it was: [`Code::EBUSY`] while writes are queued (wait for their
-    /// completion, or `on_drain` with a low watermark of 0) or the connection is being made; [`Code::EPIPE`] after
-    /// [`Stream::shutdown`] or [`Stream::finish`]; [`Code::ENOTCONN`] when the connection broke; [`Code::ENOBUFS`] when as
-    /// many posts wait there as may; [`Code::ECANCELED`] when that loop is gone; [`Code::EBADF`] for a closed stream.
+    /// completion, or `on_drain` with a low watermark of 0), the connection is being made, or bytes have been received that
+    /// `on_data` has still to hear of (see [`TcpStream::release`]); [`Code::EPIPE`] after [`Stream::shutdown`] or
+    /// [`Stream::finish`]; [`Code::ENOTCONN`] when the connection broke; [`Code::ENOBUFS`] when as many posts wait there as
+    /// may; [`Code::ECANCELED`] when that loop is gone; [`Code::EBADF`] for a closed stream.
     ///
     /// # Example
     ///
