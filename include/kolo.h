@@ -1791,8 +1791,8 @@ typedef struct kolo_stream_handler {
     /**
      * Says where the next bytes go: into `out`, which is empty before. Called when there are bytes;
      * the memory must stay until on_data, which follows at once if bytes came. `suggested` is a size
-     * that serves well. If it is left empty, reading stops as by kolo_stream_read_stop. NULL: bytes
-     * come in memory of the loop's.
+     * that serves well. If it is left empty, reading stops as by kolo_stream_read_stop. A handler that
+     * is attached here gets those bytes, in memory of the loop's. NULL: all bytes come so.
      */
     void (*on_buffer)(kolo_loop *loop,
                       kolo_stream stream,

@@ -426,6 +426,39 @@ fn one_that_begins_to_linger_when_descriptors_came_hears_of_no_bytes() {
     }
 }
 
+#[test]
+fn one_that_is_replaced_when_descriptors_came_hears_of_no_bytes() {
+    struct GoesAway {
+        memory: Option<[u8; 8]>,
+        next: Option<Script>,
+    }
+    impl StreamHandler for GoesAway {
+        fn on_data(&mut self, _: &Loop, _: Stream, data: &[u8]) {
+            panic!("{data:?}");
+        }
+        fn has_memory(&self) -> bool {
+            self.memory.is_some()
+        }
+        fn memory(&mut self, _: &Loop, _: Stream, _: usize) -> Option<&mut [u8]> {
+            self.memory.as_mut().map(|memory| memory.as_mut_slice())
+        }
+        fn on_received(&mut self, _: &Loop, _: Stream, length: usize) {
+            panic!("{length} bytes");
+        }
+        fn on_descriptors(&mut self, lp: &Loop, stream: Stream, _: usize, _: bool) {
+            stream.attach(lp, self.next.take().unwrap()).unwrap();
+        }
+    }
+    for memory in [None, Some([0; 8])] {
+        each_driver(|lp| {
+            let log = Log::default();
+            let next = Some(Script::new(&log));
+            send_one_descriptor(&lp, GoesAway { memory, next });
+            run_until(&lp, || log.data() == b"x");
+        });
+    }
+}
+
 /// To a stream with this handler, with a byte.
 fn send_one_descriptor(lp: &Loop, handler: impl StreamHandler) {
     let quiet = |_: &Loop, _: Stream, _: &[u8]| ();

@@ -1357,6 +1357,34 @@ fn one_that_begins_to_linger_when_asked_for_memory_hears_of_nothing() {
 }
 
 #[test]
+fn one_that_is_replaced_when_asked_for_memory_hears_of_nothing() {
+    struct GoesAway([u8; 8], Option<Script>);
+    impl StreamHandler for GoesAway {
+        fn on_data(&mut self, _: &Loop, _: Stream, _: &[u8]) {
+            panic!("it has memory of its own");
+        }
+        fn has_memory(&self) -> bool {
+            true
+        }
+        fn memory(&mut self, lp: &Loop, stream: Stream, _: usize) -> Option<&mut [u8]> {
+            stream.attach(lp, self.1.take().unwrap()).unwrap();
+            Some(&mut self.0)
+        }
+        fn on_received(&mut self, _: &Loop, _: Stream, length: usize) {
+            panic!("{length} bytes");
+        }
+    }
+    each_carrier(|lp| {
+        let log = Log::default();
+        let (_, mut peer) = carried(&lp, GoesAway([0; 8], Some(Script::new(&log))));
+        peer.write_all(b"the next one has it all").unwrap();
+        drop(peer);
+        run_until(&lp, || log.has(&Event::End));
+        assert_eq!(log.data(), b"the next one has it all");
+    });
+}
+
+#[test]
 fn an_ordinary_end_cuts_a_lingering_one_short() {
     each_carrier(|lp| {
         let log = Log::default();

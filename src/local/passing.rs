@@ -330,13 +330,7 @@ impl Loop {
             }
         }
         let mut bytes = Bytes(self, id, Some(received));
-        let came = keep_received(&mut self.core.borrow_mut(), id);
-        if let Some((waiting, lost)) = came {
-            let _telling = Telling::of(self, id);
-            self.tell(id, |lp, handler| {
-                handler.on_descriptors(lp, Stream(id), waiting, lost);
-            });
-        }
+        self.tell_descriptors(id);
         let Some(received) = bytes.2.take() else {
             return;
         };
@@ -346,22 +340,29 @@ impl Loop {
         }
     }
 
-    /// Bytes came into a handler's own memory, for a stream that takes descriptors; whether the
-    /// stream is still there to be told of the bytes.
-    pub(crate) fn tell_passed(&self, id: Id, handler: &mut Box<dyn StreamHandler>) -> bool {
-        let came = keep_received(&mut self.core.borrow_mut(), id);
-        if let Some((waiting, lost)) = came {
+    /// Tells of the descriptors that came with the last bytes, if any did.
+    pub(crate) fn tell_descriptors(&self, id: Id) {
+        if let Some((waiting, lost)) = self.came_with_bytes(id) {
             let _telling = Telling::of(self, id);
-            handler.on_descriptors(self, Stream(id), waiting, lost);
+            self.tell(id, |lp, handler| {
+                handler.on_descriptors(lp, Stream(id), waiting, lost);
+            });
         }
-        self.hears_bytes(id)
     }
 
-    /// Whether the stream is there and whole: one that was failed in `on_descriptors`, or lingers since, hears no more
-    /// bytes.
-    fn hears_bytes(&self, id: Id) -> bool {
-        let mut core = self.core.borrow_mut();
-        let stream = state(&mut core.handles, LocalStream::from_id(id));
-        stream.is_ok_and(|stream| !stream.has_failed() && !stream.lingers())
+    /// How many descriptors wait after the last bytes brought some, and whether some were lost.
+    pub(crate) fn came_with_bytes(&self, id: Id) -> Option<(usize, bool)> {
+        keep_received(&mut self.core.borrow_mut(), id)
+    }
+
+    /// As [`Loop::tell_descriptors`], for a handler that is out, since bytes came into its own memory.
+    pub(crate) fn tell_passed(
+        &self,
+        id: Id,
+        handler: &mut Box<dyn StreamHandler>,
+        (waiting, lost): (usize, bool),
+    ) {
+        let _telling = Telling::of(self, id);
+        handler.on_descriptors(self, Stream(id), waiting, lost);
     }
 }

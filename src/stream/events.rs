@@ -114,6 +114,8 @@ impl Loop {
         if lingers {
             return self.throw_away(id);
         }
+        // What came for a handler that took this one's place meanwhile.
+        let mut for_successor = None;
         let outcome = self.tell(id, |lp, handler| {
             let memory = handler.memory(lp, Stream(id), RECEIVE_BUFFER);
             let Some(memory) = memory.filter(|memory| !memory.is_empty()) else {
@@ -123,19 +125,51 @@ impl Loop {
             };
             let (outcome, _passed) = lp.receive_into(id, memory);
             if let ReceiveInto::Bytes(length) = outcome {
-                #[cfg(all(unix, feature = "local"))]
-                if _passed && !lp.tell_passed(id, handler) {
+                if lp.has_successor(id) {
+                    for_successor = Some(memory[..length].to_vec());
                     return outcome;
+                }
+                #[cfg(all(unix, feature = "local"))]
+                if let Some(came) = _passed.then(|| lp.came_with_bytes(id)).flatten() {
+                    let bytes = memory[..length].to_vec();
+                    lp.tell_passed(id, handler, came);
+                    if lp.has_successor(id) {
+                        for_successor = Some(bytes);
+                        return outcome;
+                    }
+                    if !lp.hears_bytes(id) {
+                        return outcome;
+                    }
                 }
                 handler.on_received(lp, Stream(id), length);
             }
             outcome
         });
+        if let Some(bytes) = for_successor {
+            #[cfg(all(unix, feature = "local"))]
+            self.tell_descriptors(id);
+            if self.hears_bytes(id) {
+                self.stream_bytes(id, &bytes);
+            }
+        }
         match outcome {
             Some(ReceiveInto::Ended) => self.stream_ended(id),
             Some(ReceiveInto::Failed(error)) => self.stream_failed(id, error),
             Some(ReceiveInto::Bytes(_) | ReceiveInto::Nothing) | None => {}
         }
+    }
+
+    /// Whether another handler was attached while the stream's own is out.
+    fn has_successor(&self, id: Id) -> bool {
+        let mut core = self.core.borrow_mut();
+        state(&mut core.handles, id).is_ok_and(|stream| stream.handler.is_some())
+    }
+
+    /// Whether the stream is there and whole: one that was failed in a callback before its bytes, or lingers since,
+    /// hears no more bytes.
+    pub(crate) fn hears_bytes(&self, id: Id) -> bool {
+        let mut core = self.core.borrow_mut();
+        state(&mut core.handles, id).is_ok_and(|stream| !stream.has_failed() && !stream.lingers())
     }
 
     /// Receives what nobody wants any more.
