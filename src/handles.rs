@@ -30,7 +30,7 @@ use crate::signal::SignalState;
 use crate::slots::{Slots, INDEX_BITS, LIVE, SLOTS_MAX};
 use crate::stream::StreamState;
 use crate::sys::fork::ForkLock;
-use crate::timer::TimerState;
+use crate::timer::{TimerState, TimerTable};
 use crate::timers::TimerKey;
 #[cfg(feature = "watch")]
 use crate::watch::WatchState;
@@ -144,7 +144,7 @@ bitflags! {
     /// What the table knows of every handle, whatever its kind.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Flags: u8 {
-        /// Something can still happen on it by itself.
+        /// Something can still happen on it by itself. Never set of timers: see [`TimerTable`].
         const ACTIVE = 1;
         /// While active it keeps the loop alive.
         const REFERENCED = 2;
@@ -230,6 +230,8 @@ pub(crate) struct Handles {
     holding: usize,
     /// Handles of the loop's own.
     hidden: usize,
+    /// What is active and referenced of timers stands there.
+    pub timers: TimerTable,
 }
 
 impl Handles {
@@ -241,6 +243,7 @@ impl Handles {
             tag,
             holding: 0,
             hidden: 0,
+            timers: TimerTable::new(),
         }
     }
 
@@ -300,12 +303,12 @@ impl Handles {
         self.slots.get(id.to_raw()).ok_or(Code::EBADF.into())
     }
 
-    /// Has the processor fetch the entry, which is soon to be used.
+    /// Has the processor fetch what there is of the handle, which is soon to be used.
     #[inline]
     pub fn touch(&self, id: Id) {
         let flags = self.slots.get(id.to_raw()).map(|entry| entry.flags.bits());
-        // The value is of no use; what counts is that nobody waits for it.
-        std::hint::black_box(flags);
+        // The values are of no use; what counts is that nobody waits for them.
+        std::hint::black_box((flags, self.timers.is_active(id)));
     }
 
     /// Takes the callback out of a live handle, for as long as it runs.
@@ -335,6 +338,13 @@ impl Handles {
 
     pub fn set_referenced(&mut self, id: Id, on: bool) {
         self.change(id, Flags::REFERENCED, on);
+        self.timers.set_referenced(id, on);
+    }
+
+    /// Whether something can still happen on a live handle by itself.
+    pub fn is_active(&self, id: Id) -> Result<bool> {
+        let active = self.get(id)?.flags.contains(Flags::ACTIVE);
+        Ok(active || self.timers.is_active(id))
     }
 
     #[inline]
@@ -351,7 +361,7 @@ impl Handles {
 
     /// Whether an active, referenced handle exists.
     pub fn hold(&self) -> bool {
-        self.holding > 0
+        self.holding + self.timers.holding() > 0
     }
 
     /// How many handles of the user's exist, closing ones included.

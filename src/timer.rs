@@ -1,5 +1,7 @@
 //! Timers: one-shot and repeating, in monotonic nanoseconds.
 
+mod table;
+
 use std::time::Duration;
 
 use smallbox::space::S2;
@@ -7,14 +9,15 @@ use smallbox::{smallbox, SmallBox};
 
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
-use crate::handles::{Body, Flags, Handles, Id};
-use crate::timers::TimerKey;
+use crate::handles::{Body, Handles, Id};
+
+pub(crate) use table::TimerTable;
 
 /// Two words of it stand in place: a C callback and its pointer need no memory of their own, and
 /// a million timers that fire find theirs without another cache miss.
 pub(crate) type TimerCallback = SmallBox<dyn FnMut(&Loop, Timer), S2>;
 
-/// A timer's part in the table of handles.
+/// A timer's part in the table of handles. What starting it takes is in [`TimerTable`].
 pub(crate) struct TimerState {
     /// Out while it runs.
     callback: Option<TimerCallback>,
@@ -83,12 +86,15 @@ impl Timer {
     ///
     /// Errors: [`Code::ENOBUFS`] when the loop holds as many handles as it can.
     pub fn open(lp: &Loop, callback: impl FnMut(&Loop, Timer) + 'static) -> Result<Timer> {
+        // First, so that a callback that is refused is dropped while nothing is borrowed.
+        lp.can_insert()?;
         let body = Body::Timer(TimerState::new(smallbox!(callback)));
-        let timer = lp.insert(body)?;
-        let mut core = lp.core()?;
+        let core = &mut *lp.core()?;
+        let timer = core.handles.insert(body)?;
         // Its place in the wheel, so that starting it takes no memory.
         let key = core.wheel.add(timer);
         core.handles.get_mut(timer)?.timer = key;
+        core.handles.timers.add(timer, key);
         Ok(Timer(timer))
     }
 
@@ -130,29 +136,28 @@ impl Timer {
     }
 
     /// Nanoseconds throughout; a period of 0 fires once.
+    #[inline(always)] // with all that it calls: programs start more timers than they do anything else with them
     pub(crate) fn start_ns(self, lp: &Loop, delay: u64, period: u64) -> Result<()> {
         let mut core = lp.core()?;
         let now = lp.fresh_clock(&mut core);
         let Core { handles, wheel, .. } = &mut *core;
-        let (entry, timer) = state(handles, self)?;
-        timer.period = period;
-        timer.overrun = 0;
-        wheel.arm(entry.timer, now.saturating_add(delay));
-        if !entry.flags.contains(Flags::ACTIVE) {
-            handles.set_active(self.0, true);
+        let (key, repeats) = handles.timers.start(self.0, wheel)?;
+        if repeats || period != 0 {
+            set_period(handles, self, period);
         }
+        wheel.arm_inline(key, now.saturating_add(delay));
         Ok(())
     }
 
     /// Stops the timer; one that does not run stays as it is.
     ///
     /// Errors: [`Code::EBADF`] for a closed timer.
+    #[inline]
     pub fn stop(self, lp: &Loop) -> Result<()> {
         let mut core = lp.core()?;
         let Core { handles, wheel, .. } = &mut *core;
-        let (entry, _) = state(handles, self)?;
-        wheel.disarm(entry.timer);
-        handles.set_active(self.0, false);
+        let key = handles.timers.stop(self.0, wheel)?;
+        wheel.disarm(key);
         Ok(())
     }
 
@@ -163,7 +168,7 @@ impl Timer {
     pub fn again(self, lp: &Loop) -> Result<()> {
         let period = {
             let mut core = lp.core()?;
-            state(&mut core.handles, self)?.1.period
+            state(&mut core.handles, self)?.period
         };
         if period == 0 {
             return Err(Code::EINVAL.into());
@@ -175,8 +180,8 @@ impl Timer {
     ///
     /// Errors: [`Code::ENOENT`] if it does not run, [`Code::EBADF`] for a closed timer.
     pub fn remaining(self, lp: &Loop) -> Result<Duration> {
-        let mut core = lp.core()?;
-        let key = state(&mut core.handles, self)?.0.timer;
+        let core = &mut *lp.core()?;
+        let key = core.handles.timers.key(self.0, &core.wheel)?;
         let deadline = core.wheel.deadline(key);
         let deadline = deadline.ok_or(Error::new(Code::ENOENT))?;
         Ok(Duration::from_nanos(deadline.saturating_sub(core.now)))
@@ -187,26 +192,26 @@ impl Timer {
     /// Errors: [`Code::EBADF`] for a closed timer.
     pub fn overrun(self, lp: &Loop) -> Result<u64> {
         let mut core = lp.core()?;
-        Ok(state(&mut core.handles, self)?.1.overrun)
+        Ok(state(&mut core.handles, self)?.overrun)
     }
 }
 
-/// What the table has of an open timer: what all handles have, and what timers have.
-fn state(handles: &mut Handles, timer: Timer) -> Result<(Common, &mut TimerState)> {
-    let entry = handles.get_mut(timer.0)?;
-    let common = Common {
-        flags: entry.flags,
-        timer: entry.timer,
-    };
-    match &mut entry.body {
-        Body::Timer(state) => Ok((common, state)),
+/// What the table of handles has of an open timer.
+fn state(handles: &mut Handles, timer: Timer) -> Result<&mut TimerState> {
+    match &mut handles.get_mut(timer.0)?.body {
+        Body::Timer(state) => Ok(state),
         _ => Err(Code::EBADF.into()),
     }
 }
 
-struct Common {
-    flags: Flags,
-    timer: TimerKey,
+#[inline(never)]
+fn set_period(handles: &mut Handles, timer: Timer, period: u64) {
+    // Of an open timer, as its caller has found.
+    if let Ok(state) = state(handles, timer) {
+        state.period = period;
+        state.overrun = 0;
+        handles.timers.set_repeats(timer.0, period != 0);
+    }
 }
 
 impl Loop {
@@ -225,7 +230,7 @@ impl Loop {
             };
             let callback = state.callback.take();
             match now.saturating_sub(deadline).checked_div(state.period) {
-                None => core.handles.set_active(timer.0, false),
+                None => core.handles.timers.stopped(timer.0),
                 Some(overrun) => {
                     // The first deadline of its phase that is not over yet.
                     state.overrun = overrun;

@@ -43,12 +43,7 @@ impl Loop {
     ///
     /// Errors: [`Code::EBADF`](crate::Code::EBADF) for a closed handle.
     pub fn is_active(&self, handle: impl Into<Id>) -> Result<bool> {
-        Ok(self
-            .core()?
-            .handles
-            .get(handle.into())?
-            .flags
-            .contains(Flags::ACTIVE))
+        self.core()?.handles.is_active(handle.into())
     }
 
     /// What the handle is.

@@ -198,7 +198,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
     let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
     let mut lingers = false;
     match &mut entry.body {
-        Body::Timer(_) => {}
+        Body::Timer(_) => core.handles.timers.remove(id),
         Body::Hook(hook) => {
             let kind = hook.kind;
             core.hooks[kind as usize - 1].retain(|hook| *hook != id);

@@ -528,10 +528,15 @@ impl Loop {
     #[inline]
     pub(crate) fn fresh_clock(&self, core: &mut Core) -> u64 {
         if self.clock_stale.get() || !self.in_callback.get() {
-            core.now = core.driver.clock_ns();
-            self.clock_stale.set(false);
+            self.read_clock(core);
         }
         core.now
+    }
+
+    #[inline(never)]
+    fn read_clock(&self, core: &mut Core) {
+        core.now = core.driver.clock_ns();
+        self.clock_stale.set(false);
     }
 
     /// Whether callbacks have run since the clock was read, in which time may have passed.

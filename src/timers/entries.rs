@@ -66,21 +66,31 @@ impl EntryList {
 
     #[inline]
     pub(super) fn push(&mut self, entry: Entry, pool: &mut ChunkPool) {
-        self.deadline_min = self.deadline_min.min(entry.deadline);
-        if let Some(chunk) = &mut self.head {
-            let len = chunk.len;
-            if len < CHUNK_ENTRIES {
-                chunk.deadlines[len] = entry.deadline;
-                chunk.nodes[len] = entry.node;
-                chunk.len = len + 1;
-                return;
-            }
+        if !self.push_within(entry) {
+            self.push_chunk(entry, pool);
         }
-        self.push_chunk(entry, pool);
+    }
+
+    /// Adds an entry if that takes no new chunk; whether it did.
+    #[inline(always)]
+    pub(super) fn push_within(&mut self, entry: Entry) -> bool {
+        let Some(chunk) = &mut self.head else {
+            return false;
+        };
+        let len = chunk.len;
+        if len >= CHUNK_ENTRIES {
+            return false;
+        }
+        chunk.deadlines[len] = entry.deadline;
+        chunk.nodes[len] = entry.node;
+        chunk.len = len + 1;
+        self.deadline_min = self.deadline_min.min(entry.deadline);
+        true
     }
 
     #[inline(never)]
     fn push_chunk(&mut self, entry: Entry, pool: &mut ChunkPool) {
+        self.deadline_min = self.deadline_min.min(entry.deadline);
         let mut chunk = pool.get();
         chunk.deadlines[0] = entry.deadline;
         chunk.nodes[0] = entry.node;

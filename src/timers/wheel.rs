@@ -23,6 +23,17 @@ pub(crate) struct TimerKey(pub(super) u32);
 impl TimerKey {
     /// Never the key of a timer.
     pub(crate) const NONE: TimerKey = TimerKey(u32::MAX);
+
+    /// Counted from 0 on: never more than the most timers that there were at once.
+    #[inline]
+    pub(crate) fn number(self) -> u32 {
+        self.0
+    }
+
+    #[inline]
+    pub(crate) fn from_number(number: u32) -> TimerKey {
+        TimerKey(number)
+    }
 }
 
 /// What a node is, as bits of its byte in `Wheel::states`. These bytes are apart from the nodes so
@@ -169,15 +180,22 @@ impl<P: Copy> Wheel<P> {
 
     /// Makes a timer due at `deadline`, whether or not it was armed, and the last in start order. A
     /// `deadline` that is over makes it due in the next phase to begin.
-    #[inline]
+    #[inline(never)]
     pub(crate) fn arm(&mut self, key: TimerKey, deadline: u64) {
+        self.arm_inline(key, deadline);
+    }
+
+    /// As [`Wheel::arm`], for the caller that does it a million times.
+    #[inline(always)]
+    pub(crate) fn arm_inline(&mut self, key: TimerKey, deadline: u64) {
+        // Both, before anything is written: so the compiler knows that they stay where they are.
         let state = &mut self.states[key.0 as usize];
+        let node = &mut self.nodes[key.0 as usize];
         let was = *state;
         debug_assert_eq!(was & FREE, 0, "armed after its removal");
         *state = ARMED | QUEUED;
         self.armed += usize::from(was & ARMED == 0);
         self.last_start += 1;
-        let node = &mut self.nodes[key.0 as usize];
         node.start = self.last_start;
         node.deadline = deadline;
         if was & QUEUED != 0 {
@@ -193,7 +211,9 @@ impl<P: Copy> Wheel<P> {
             deadline,
             node: key.0,
         });
-        self.bound_stale();
+        if was & QUEUED != 0 {
+            self.bound_stale();
+        }
     }
 
     /// Makes a timer due never.
@@ -209,6 +229,16 @@ impl<P: Copy> Wheel<P> {
             self.stale += 1;
             self.bound_stale();
         }
+    }
+
+    /// Whether this is the payload of the timer, or of the one that was there last.
+    #[inline]
+    pub(crate) fn is_of(&self, key: TimerKey, payload: P) -> bool
+    where
+        P: PartialEq,
+    {
+        let node = self.nodes.get(key.0 as usize);
+        node.is_some_and(|node| node.payload == payload)
     }
 
     /// When a timer is due; `None` if it is not armed.
@@ -288,6 +318,13 @@ impl<P: Copy> Wheel<P> {
     #[inline]
     pub(super) fn place(&mut self, entry: Entry) {
         let slot = self.slot_of(entry.deadline);
+        if !self.slots[slot].push_within(entry) {
+            self.place_in_new_chunk(slot, entry);
+        }
+    }
+
+    #[inline(never)]
+    fn place_in_new_chunk(&mut self, slot: usize, entry: Entry) {
         let level = slot / SLOTS_PER_LEVEL;
         self.occupied_levels |= 1 << level;
         self.occupied[level] |= 1 << (slot % SLOTS_PER_LEVEL);
