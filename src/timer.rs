@@ -9,7 +9,8 @@ use smallbox::{smallbox, SmallBox};
 
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
-use crate::handles::{Body, Handles, Id};
+use crate::handles::{Body, Handles, Id, Kind};
+use crate::timers::Expired;
 
 pub(crate) use table::TimerTable;
 
@@ -214,32 +215,42 @@ fn set_period(handles: &mut Handles, timer: Timer, period: u64) {
     }
 }
 
+/// Whose deadline has come, and what is to be done.
+pub(crate) enum Fired {
+    /// A timer's: to be called, unless it runs already.
+    Timer(Option<TimerCallback>),
+    /// Another handle's.
+    Other(Kind),
+    Nothing,
+}
+
+/// The wheel says that this handle is due; it is disarmed.
+#[inline]
+pub(crate) fn fire(core: &mut Core, due: Expired<Id>) -> Fired {
+    let Expired { payload, deadline } = due;
+    let Ok(entry) = core.handles.get_mut(payload) else {
+        return Fired::Nothing;
+    };
+    let key = entry.timer;
+    let Body::Timer(state) = &mut entry.body else {
+        return Fired::Other(entry.kind());
+    };
+    let callback = state.callback.take();
+    match state.period {
+        0 => core.handles.timers.stopped(payload),
+        period => {
+            // The first deadline of its phase that is not over yet.
+            let overrun = core.now.saturating_sub(deadline) / period;
+            state.overrun = overrun;
+            let periods = period.saturating_mul(overrun + 1);
+            core.wheel.arm(key, deadline.saturating_add(periods));
+        }
+    }
+    Fired::Timer(callback)
+}
+
 impl Loop {
-    /// The wheel says that this timer is due; it is disarmed.
-    pub(crate) fn timer_fired(&self, timer: Timer, deadline: u64) {
-        let callback = {
-            let mut core = self.core.borrow_mut();
-            let core = &mut *core;
-            let now = core.now;
-            let Ok(entry) = core.handles.get_mut(timer.0) else {
-                return;
-            };
-            let key = entry.timer;
-            let Body::Timer(state) = &mut entry.body else {
-                return;
-            };
-            let callback = state.callback.take();
-            match now.saturating_sub(deadline).checked_div(state.period) {
-                None => core.handles.timers.stopped(timer.0),
-                Some(overrun) => {
-                    // The first deadline of its phase that is not over yet.
-                    state.overrun = overrun;
-                    let periods = state.period.saturating_mul(overrun + 1);
-                    core.wheel.arm(key, deadline.saturating_add(periods));
-                }
-            }
-            callback
-        };
+    pub(crate) fn call_timer(&self, timer: Timer, callback: Option<TimerCallback>) {
         self.call_lent(timer.0, callback, slot, |lp, callback| callback(lp, timer));
     }
 }

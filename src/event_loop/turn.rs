@@ -8,6 +8,7 @@ use crate::error::{Error, Result};
 use crate::handles::{Id, Kind};
 use crate::hook::HookKind;
 use crate::pool::Finished;
+use crate::timer::Fired;
 
 impl Core {
     /// Has the processor fetch the entries of the next timers that are due, all at once: with a
@@ -68,33 +69,27 @@ impl Loop {
         }
         let mut fetched = 0;
         while !self.is_parents() {
-            let due = {
+            let (id, fired) = {
                 let core = &mut *self.core.borrow_mut();
                 if fetched == 0 {
                     fetched = core.fetch_due();
                 }
                 fetched = fetched.saturating_sub(1);
-                core.wheel.pop_expired()
+                let Some(due) = core.wheel.pop_expired() else {
+                    return;
+                };
+                (due.payload, crate::timer::fire(core, due))
             };
-            let Some(due) = due else { return };
-            let kind = self
-                .core
-                .borrow()
-                .handles
-                .get(due.payload)
-                .map(|entry| entry.kind());
-            match kind {
-                Ok(Kind::Timer) => {
-                    self.timer_fired(crate::Timer(due.payload), due.deadline);
-                }
+            match fired {
+                Fired::Timer(callback) => self.call_timer(crate::Timer(id), callback),
                 #[cfg(any(feature = "net", all(unix, feature = "local")))]
-                Ok(Kind::Listener | Kind::LocalListener) => self.listener_retry(due.payload),
-                Ok(Kind::Request) => self.request_expired(due.payload),
+                Fired::Other(Kind::Listener | Kind::LocalListener) => self.listener_retry(id),
+                Fired::Other(Kind::Request) => self.request_expired(id),
                 #[cfg(feature = "watch")]
-                Ok(Kind::Watch) => self.watch_look(due.payload),
+                Fired::Other(Kind::Watch) => self.watch_look(id),
                 // A stream, whatever carries it.
-                Ok(_) => self.stream_timer(due.payload),
-                Err(_) => {}
+                Fired::Other(_) => self.stream_timer(id),
+                Fired::Nothing => {}
             }
         }
     }

@@ -72,6 +72,7 @@ mod entries;
 mod expiry;
 mod wheel;
 
+pub(crate) use expiry::Expired;
 pub(crate) use wheel::{TimerKey, Wheel};
 
 #[cfg(test)]
