@@ -282,6 +282,11 @@ pub(crate) enum KernelCall {
     /// preadv(2) and pwritev(2).
     ReadEach(Vectors),
     WriteEach(Vectors),
+    /// fsync(2), or fdatasync(2).
+    Sync {
+        file: sys::Descriptor,
+        only_data: bool,
+    },
 }
 
 /// One piece of memory, and the place in a file.

@@ -8,7 +8,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::fs::{self as system, OpenOptions as SystemOptions};
 use std::num::NonZeroU32;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::panic::{catch_unwind, AssertUnwindSafe};
 use std::path::PathBuf;
@@ -226,6 +226,32 @@ fn what_waits_for_a_disk_is_read_and_written_without_a_thread() {
         assert_eq!(file_threads(), 0);
         assert_eq!(&disk.now()[BLOCK..2 * BLOCK], [7; BLOCK]);
         assert_eq!(&disk.now()[2 * BLOCK..], &disk.bytes[2 * BLOCK..]);
+    }));
+}
+
+#[test]
+fn what_was_written_is_put_on_the_disk_without_a_thread() {
+    in_own_process!(|| on_uring(4, |lp, disk| {
+        let file = disk.open(&lp);
+        let told = Outcomes::default();
+        let (all, data) = (told.clone(), told.clone());
+        file.fsync(&lp)
+            .start(&lp, move |_, outcome| all.push(outcome))
+            .unwrap();
+        file.fdatasync(&lp)
+            .start(&lp, move |_, outcome| data.push(outcome))
+            .unwrap();
+        run_to_end(&lp);
+        assert_eq!(told.take(), [Ok(()), Ok(())]);
+        assert_eq!(file_threads(), 0);
+        let (reader, _writer) = std::io::pipe().unwrap();
+        let pipe = File::adopt(&lp, OwnedFd::from(reader)).unwrap();
+        let refused = told.clone();
+        pipe.fsync(&lp)
+            .start(&lp, move |_, outcome| refused.push(outcome))
+            .unwrap();
+        run_to_end(&lp);
+        assert_eq!(codes(&told), [Some(Code::EINVAL)]);
     }));
 }
 

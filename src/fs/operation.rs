@@ -12,6 +12,8 @@ use super::copy::{self, CopyFlags};
 use super::open_file::OpenFile;
 use crate::error::{Code, Error, Result};
 use crate::event_loop::Loop;
+#[cfg(kolo_uring)]
+use crate::pool::{AfterCall, KernelCall};
 use crate::pool::{Job, Stopper, WorkClass};
 use crate::request::{Hold, Request};
 use crate::sys;
@@ -296,6 +298,8 @@ pub(super) fn submit(
         Operation::Copy(_, _, _, stop) => Some(stop.clone()),
         _ => None,
     };
+    // The kernel has threads of its own for it, and the way to them is the shorter one.
+    let suits_kernel = matches!(operation, Operation::Sync { .. });
     let performance = Performance {
         operation: Some(operation),
         stopper,
@@ -304,6 +308,9 @@ pub(super) fn submit(
     let done = |lp: &Loop, request: Request, outcome: Result<Box<Performance>>| {
         done(lp, request, outcome.and_then(|performed| performed.outcome))
     };
+    if suits_kernel {
+        return lp.submit_to_kernel(WorkClass::Files, performance, Hold::UntilDone, done);
+    }
     lp.submit(WorkClass::Files, performance, Hold::UntilDone, done)
 }
 
@@ -324,6 +331,28 @@ impl Job for Performance {
 
     fn stopper(&self) -> Option<Stopper> {
         self.stopper.clone()
+    }
+
+    #[cfg(kolo_uring)]
+    fn kernel_call(&mut self) -> Option<KernelCall> {
+        use std::os::fd::AsRawFd;
+        match &self.operation {
+            Some(Operation::Sync { file, only_data }) => Some(KernelCall::Sync {
+                file: file.file().as_raw_fd(),
+                only_data: *only_data,
+            }),
+            _ => None,
+        }
+    }
+
+    #[cfg(kolo_uring)]
+    fn called(&mut self, outcome: std::result::Result<u32, i32>) -> AfterCall {
+        self.outcome = match outcome {
+            Ok(_) => Ok(Value::Nothing),
+            Err(number) => Err(std::io::Error::from_raw_os_error(number).into()),
+        };
+        self.operation = None;
+        AfterCall::Over
     }
 }
 

@@ -8,7 +8,8 @@ use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
 use std::sync::Arc;
 
-use io_uring::{opcode, squeue, types::Fd};
+use io_uring::types::{Fd, FsyncFlags};
+use io_uring::{opcode, squeue};
 
 use super::token::Token;
 use super::Uring;
@@ -286,6 +287,13 @@ fn entry_of(call: KernelCall) -> squeue::Entry {
         KernelCall::ReadEach(all) => {
             let read = opcode::Readv::new(Fd(all.file), all.first.cast(), all.count as u32);
             read.offset(all.offset).build()
+        }
+        KernelCall::Sync { file, only_data } => {
+            let flags = match only_data {
+                true => FsyncFlags::DATASYNC,
+                false => FsyncFlags::empty(),
+            };
+            opcode::Fsync::new(Fd(file)).flags(flags).build()
         }
         KernelCall::WriteEach(all) => {
             let write = opcode::Writev::new(Fd(all.file), all.first.cast(), all.count as u32);
