@@ -405,6 +405,17 @@ impl Loop {
         Ok(Request(id))
     }
 
+    /// Whether jobs of the class are done one after the other, in their order.
+    #[cfg_attr(not(all(target_os = "linux", feature = "fs")), allow(dead_code))]
+    pub(crate) fn keeps_order(&self, class: WorkClass) -> bool {
+        let core = self.core();
+        core.is_ok_and(|core| {
+            core.pool
+                .as_ref()
+                .is_some_and(|pool| pool.is_ordered(class))
+        })
+    }
+
     /// A request whose outcome is known already: it is told in the next deferred phase.
     #[cfg_attr(not(any(feature = "fs", feature = "dns")), allow(dead_code))]
     pub(crate) fn submit_done<T: 'static>(

@@ -544,6 +544,191 @@ fn a_path_beneath_a_folder_cannot_leave_it() {
     });
 }
 
+/// Keeps all threads for files busy until the senders are dropped.
+fn occupy_all(lp: &Loop) -> Vec<mpsc::Sender<()>> {
+    (0..4).map(|_| occupy(lp)).collect()
+}
+
+/// Whether what is in this folder is opened without a thread once its name is in the kernel's memory: it is in the file
+/// system of the root, and that is one that does not wait.
+fn opens_at_once(folder: &Folder) -> bool {
+    const EXT4_XFS_BTRFS_OVERLAY: [u64; 4] = [0xef53, 0x5846_5342, 0x9123_683e, 0x794c_7630];
+    let is_known = EXT4_XFS_BTRFS_OVERLAY.contains(&fs::statfs("/").wait().unwrap().kind);
+    let at_root =
+        system::metadata("/").unwrap().dev() == system::metadata(&folder.0).unwrap().dev();
+    let known = cfg!(target_os = "linux") && is_known && at_root;
+    if !known {
+        eprintln!("skipped: it is not known whether opening waits here");
+    }
+    known
+}
+
+#[test]
+fn a_name_in_memory_is_opened_for_reading_without_a_thread() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        if !opens_at_once(&folder) {
+            return;
+        }
+        let path = folder.file("known", b"known");
+        let file = open(&lp, &path, OpenFlags::READ).unwrap();
+        lp.close(file).unwrap();
+        let at = open(&lp, &folder.0, OpenFlags::DIRECTORY).unwrap();
+        let beneath = OpenOptions {
+            flags: OpenFlags::BENEATH,
+            directory: Some(at),
+            ..Default::default()
+        };
+        let within = OpenOptions {
+            directory: Some(at),
+            ..Default::default()
+        };
+        let busy = occupy_all(&lp);
+        for (path, options) in [
+            (&path, OpenFlags::READ.into()),
+            (&PathBuf::from("known"), within),
+            (&PathBuf::from("known"), beneath),
+        ] {
+            let file = open(&lp, path, options).unwrap();
+            assert_eq!(read(&lp, file, 0, 10).buffer, b"known");
+            lp.close(file).unwrap();
+        }
+        drop(busy);
+        let none = open(&lp, &folder.path("none"), OpenFlags::READ).map(drop);
+        assert_eq!(code(none), Code::ENOENT);
+        lp.close(at).unwrap();
+        run_to_end(&lp);
+    });
+}
+
+fn status_flags(lp: &Loop, file: File) -> i32 {
+    // SAFETY: reads flags of an open descriptor.
+    unsafe { libc::fcntl(file.descriptor(lp).unwrap(), libc::F_GETFL) }
+}
+
+#[test]
+fn a_file_waits_as_it_was_asked_to_however_it_was_opened() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let path = folder.file("flags", b"x");
+        for _ in 0..2 {
+            for (flags, waits) in [(OpenFlags::READ, true), (OpenFlags::NO_WAIT, false)] {
+                let file = open(&lp, &path, flags).unwrap();
+                assert_eq!(status_flags(&lp, file) & libc::O_NONBLOCK == 0, waits);
+                lp.close(file).unwrap();
+            }
+        }
+    });
+}
+
+/// A FIFO, whose name is in the kernel's memory, on a loop that has opened something before.
+fn fifo(lp: &Loop, folder: &Folder) -> PathBuf {
+    let known = open(lp, &folder.file("known", b""), OpenFlags::READ).unwrap();
+    lp.close(known).unwrap();
+    let path = folder.path("fifo");
+    let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+    // SAFETY: a C string.
+    assert_eq!(unsafe { libc::mkfifo(name.as_ptr(), 0o600) }, 0);
+    system::metadata(&path).unwrap();
+    path
+}
+
+fn start_opening(lp: &Loop, path: &Path) -> Slot<Result<File>> {
+    let slot = Slot::default();
+    let told = slot.clone();
+    File::open(lp, path, OpenFlags::READ, move |_, file| told.set(file)).unwrap();
+    some_turns(lp);
+    assert!(slot.0.borrow().is_none(), "nobody writes");
+    slot
+}
+
+#[test]
+fn opening_a_fifo_waits_for_one_who_writes_though_he_writes_nothing() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let path = fifo(&lp, &folder);
+        let slot = start_opening(&lp, &path);
+        let writer = system::OpenOptions::new().write(true).open(&path).unwrap();
+        run_until(&lp, || slot.0.borrow().is_some());
+        let file = slot.0.take().unwrap().unwrap();
+        assert_eq!(status_flags(&lp, file) & libc::O_NONBLOCK, 0);
+        drop(writer);
+    });
+}
+
+#[test]
+fn opening_a_fifo_hears_of_one_who_wrote_and_left() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let path = fifo(&lp, &folder);
+        for bytes in [&b"gone"[..], b""] {
+            let slot = start_opening(&lp, &path);
+            let mut writer = system::OpenOptions::new().write(true).open(&path).unwrap();
+            writer.write_all(bytes).unwrap();
+            drop(writer);
+            run_until(&lp, || slot.0.borrow().is_some());
+            let file = slot.0.take().unwrap().unwrap();
+            let brought = outcome(&lp, |lp, slot| {
+                file.read_on(lp, Vec::with_capacity(10), move |_, read| {
+                    slot.set(read.buffer)
+                })
+            });
+            assert_eq!(brought, bytes);
+            lp.close(file).unwrap();
+            run_to_end(&lp);
+        }
+    });
+}
+
+#[test]
+fn opening_a_fifo_meets_one_who_waits_to_write() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let path = fifo(&lp, &folder);
+        let writing = path.clone();
+        let writer = std::thread::spawn(move || {
+            let mut writer = system::OpenOptions::new()
+                .write(true)
+                .open(writing)
+                .unwrap();
+            writer.write_all(b"met").unwrap();
+        });
+        let file = open(&lp, &path, OpenFlags::READ).unwrap();
+        let brought = outcome(&lp, |lp, slot| {
+            file.read_on(lp, Vec::with_capacity(10), move |_, read| {
+                slot.set(read.buffer)
+            })
+        });
+        assert_eq!(brought, b"met");
+        writer.join().unwrap();
+    });
+}
+
+#[test]
+fn a_device_is_opened_as_ever() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let _ = fifo(&lp, &folder);
+        let path = folder.path("null");
+        let name = std::ffi::CString::new(path.to_str().unwrap()).unwrap();
+        // SAFETY: a C string.
+        let made =
+            unsafe { libc::mknod(name.as_ptr(), libc::S_IFCHR | 0o600, libc::makedev(1, 3)) };
+        let path = if made == 0 { path } else { "/dev/null".into() };
+        for _ in 0..2 {
+            match open(&lp, &path, OpenFlags::READ) {
+                Ok(file) => {
+                    assert_eq!(status_flags(&lp, file) & libc::O_NONBLOCK, 0);
+                    assert_eq!(read(&lp, file, 0, 10).length, 0);
+                    lp.close(file).unwrap();
+                }
+                // A file system that has no devices.
+                Err(error) => assert_eq!(error.code(), Code::EACCES),
+            }
+        }
+    });
+}
+
 #[test]
 fn descriptors_that_run_out_are_an_error() {
     in_own_process!(|| {

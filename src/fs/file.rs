@@ -167,7 +167,8 @@ fn state(core: &mut Core, id: Id) -> Result<&mut FileState> {
 }
 
 impl File {
-    /// Opens a file, on the pool, and calls `done` with its handle: see [`Call::start`].
+    /// Opens a file and calls `done` with its handle: see [`Call::start`]. It is opened on the pool, unless it is opened
+    /// for reading alone, by a name that the kernel has in memory (Linux): then at once.
     ///
     /// Errors: [`Code::EINVAL`] for flags that contradict each other and for a path with a NUL in it;
     /// [`Code::EBADF`] for a directory that is closed; as [`Call::start`]. To `done`: those of open(2),
@@ -192,7 +193,7 @@ impl File {
         let operation = opening(lp, path, options)?;
         submit(lp, operation, |lp, request, opened| {
             let file = opened.and_then(|opened| match opened {
-                Value::File(file) => File::of(lp, file).map_err(|(error, _)| error),
+                Value::File { file, is_local } => File::of_opened(lp, file, is_local),
                 _ => Err(Code::EPANIC.into()),
             });
             done(lp, request, file);
@@ -210,7 +211,7 @@ impl File {
         let operation = opening(lp, path.as_ref(), options.into())?;
         lp.can_insert()?;
         match operation.run()? {
-            Value::File(file) => File::of(lp, file).map_err(|(error, _)| error),
+            Value::File { file, is_local } => File::of_opened(lp, file, is_local),
             _ => Err(Code::EPANIC.into()),
         }
     }
@@ -221,6 +222,14 @@ impl File {
     /// it is being dropped. Then the file is closed.
     pub fn adopt(lp: &Loop, file: impl Into<std::fs::File>) -> Result<File> {
         File::of(lp, file.into()).map_err(|(error, _)| error)
+    }
+
+    fn of_opened(lp: &Loop, file: std::fs::File, is_local: bool) -> Result<File> {
+        let file = File::of(lp, file).map_err(|(error, _)| error)?;
+        if is_local && !lp.is_simulated() {
+            file.opened(lp)?.is_local();
+        }
+        Ok(file)
     }
 
     /// As [`File::adopt`]; with an error the file comes back.

@@ -104,6 +104,17 @@ impl OpenFile {
         self.learn(NO_WRITE_NOW);
     }
 
+    /// Its file system opens, reads and closes without waiting for anybody.
+    pub fn is_local(&self) {
+        self.learn(IS_LOCAL);
+    }
+
+    /// As a folder: whether what is in it can be opened without waiting, if it is in memory.
+    #[cfg(target_os = "linux")]
+    pub fn opens_now(&self) -> bool {
+        self.knows(IS_LOCAL)
+    }
+
     pub fn has_read_now(&self) {
         self.learn(IS_LOCAL);
     }

@@ -33,6 +33,14 @@ pub(crate) enum Operation {
         path: PathBuf,
         how: Opening,
     },
+    /// What was opened without the wait that opening it has.
+    #[cfg(target_os = "linux")]
+    FinishOpening {
+        opened: File,
+        folder: Option<Arc<OpenFile>>,
+        path: PathBuf,
+        how: Opening,
+    },
     Close(Parcel),
     OpenFolder(PathBuf),
     /// An open file as a folder to be read.
@@ -71,7 +79,11 @@ pub(crate) enum Value {
     Path(PathBuf),
     Metadata(Box<Metadata>),
     Space(Space),
-    File(File),
+    File {
+        file: File,
+        /// What is known of its file system: see [`OpenFile::is_local`].
+        is_local: bool,
+    },
     Folder(Folder),
 }
 
@@ -85,7 +97,21 @@ impl Operation {
         match self {
             Open { folder, path, how } => {
                 let folder = folder.as_ref().map(|folder| folder.file());
-                Ok(Value::File(sys::fs::open(folder, &path, how)?))
+                let file = sys::fs::open(folder, &path, how)?;
+                let is_local = is_local_folder(&file, how);
+                Ok(Value::File { file, is_local })
+            }
+            #[cfg(target_os = "linux")]
+            FinishOpening {
+                opened,
+                folder,
+                path,
+                how,
+            } => {
+                let folder = folder.as_ref().map(|folder| folder.file());
+                let file = sys::fs::finish_opening(opened, folder, &path, how)?;
+                let is_local = false;
+                Ok(Value::File { file, is_local })
             }
             Close(parcel) => nothing(close(&parcel)),
             OpenFolder(path) => Ok(Value::Folder(Folder::open(&path)?)),
@@ -140,6 +166,20 @@ impl Operation {
             }),
             Copy(from, to, flags, stop) => Ok(Value::Length(copy::copy(&from, &to, flags, &stop)?)),
         }
+    }
+}
+
+/// Whether what is in an open folder can later be opened without waiting. This is the time to ask, since it may wait.
+fn is_local_folder(file: &File, how: Opening) -> bool {
+    #[cfg(target_os = "linux")]
+    {
+        sys::fs::look_at_root();
+        how.flags & sys::fs::open_flag::DIRECTORY != 0 && sys::fs::is_local(file)
+    }
+    #[cfg(not(target_os = "linux"))]
+    {
+        let _ = (file, how);
+        false
     }
 }
 
@@ -288,12 +328,58 @@ fn typed<T: Outcome>(value: Value) -> Result<T> {
     T::of(value).ok_or(Code::EPANIC.into())
 }
 
-/// Has an operation made on the pool.
+/// What a call of open(2) counts of what a turn may do without the pool.
+#[cfg(target_os = "linux")]
+const OPENING_COST: usize = 4 * 1024;
+
+/// Opens at once what can be opened without waiting; otherwise the operation that is left.
+#[cfg(target_os = "linux")]
+fn open_at_once(lp: &Loop, operation: Operation) -> std::result::Result<Result<Value>, Operation> {
+    use sys::fs::OpenedNow;
+    let Operation::Open { folder, path, how } = operation else {
+        return Err(operation);
+    };
+    let left = lp.at_once_left.get();
+    let may = left >= OPENING_COST && folder.as_ref().is_none_or(|folder| folder.opens_now());
+    let opened = match may && !lp.is_simulated() && !lp.keeps_order(WorkClass::Files) {
+        true => sys::fs::open_now(folder.as_ref().map(|it| it.file()), &path, how),
+        false => OpenedNow::Unknown,
+    };
+    if may {
+        lp.at_once_left.set(left - OPENING_COST);
+    }
+    match opened {
+        OpenedNow::File(file) => Ok(Ok(Value::File {
+            file,
+            is_local: true,
+        })),
+        OpenedNow::WithoutWaiting(file) => Ok(Ok(Value::File {
+            file,
+            is_local: false,
+        })),
+        OpenedNow::Failed(error) => Ok(Err(error.into())),
+        OpenedNow::Unfinished(opened) => Err(Operation::FinishOpening {
+            opened,
+            folder,
+            path,
+            how,
+        }),
+        OpenedNow::Unknown => Err(Operation::Open { folder, path, how }),
+    }
+}
+
+/// Has an operation made, on the pool if it may wait.
 pub(super) fn submit(
     lp: &Loop,
     operation: Operation,
     done: impl FnOnce(&Loop, Request, Result<Value>) + 'static,
 ) -> Result<Request> {
+    lp.can_insert()?;
+    #[cfg(target_os = "linux")]
+    let operation = match open_at_once(lp, operation) {
+        Ok(outcome) => return lp.submit_done(outcome, done),
+        Err(operation) => operation,
+    };
     let stopper = match &operation {
         Operation::Copy(_, _, _, stop) => Some(stop.clone()),
         _ => None,

@@ -3,6 +3,8 @@
 #[cfg(target_os = "linux")]
 mod linux;
 mod memory;
+#[cfg(target_os = "linux")]
+mod opening;
 #[cfg(unix)]
 mod unix;
 #[cfg(windows)]
@@ -11,6 +13,8 @@ mod windows;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::*;
 pub(crate) use memory::{Memory, Piece, PIECES_MAX};
+#[cfg(target_os = "linux")]
+pub(crate) use opening::*;
 #[cfg(unix)]
 pub(crate) use unix::*;
 #[cfg(windows)]

@@ -13,7 +13,7 @@ use super::{
     open_flag, Abilities, FileType, Found, Memory, Opening, Piece, Position, SetTime, Space,
 };
 
-fn c_path(path: &Path) -> io::Result<CString> {
+pub(super) fn c_path(path: &Path) -> io::Result<CString> {
     CString::new(path.as_os_str().as_bytes())
         .map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
 }
@@ -342,7 +342,7 @@ pub(crate) fn space(path: &Path) -> io::Result<Space> {
 
 #[cfg(target_os = "linux")]
 #[allow(clippy::unnecessary_cast)]
-fn kind_of_file_system(path: &CStr) -> io::Result<u64> {
+pub(super) fn kind_of_file_system(path: &CStr) -> io::Result<u64> {
     // SAFETY: numbers, of which zeros are valid.
     let mut found: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: a C string and a struct to fill in.
