@@ -225,12 +225,12 @@ suite_valgrind() {
     job wrapper 300 "${valgrind[@]}" "$build/wrapper.valgrind"
     finish
     if has_uring; then
-        heading "TCP over io_uring under valgrind"
+        heading "TCP and disks over io_uring under valgrind"
         # Not the others: valgrind 3.19 does not know that a fork leaves the ring out (MADV_DONTFORK), and fails on an
         # assertion of its own when the child maps memory there; nor that io_uring_enter waits, so that meanwhile no
         # other thread of the program runs, for which a loop may be waiting.
         export KOLO_DRIVER=uring
-        for program in listener tcp; do
+        for program in listener tcp fs_disk; do
             job "$program.uring" 1200 "${valgrind[@]}" "$build/gcc/$program"
         done
         finish

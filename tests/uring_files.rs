@@ -687,3 +687,37 @@ fn a_forked_child_may_drop_the_loop_with_all_that_is_under_way() {
         assert_eq!(told.take(), vec![Ok(()); 200]);
     }));
 }
+
+#[test]
+fn descriptors_that_run_out_while_opening_are_told() {
+    in_own_process!(|| on_uring(1, |lp, disk| {
+        // SAFETY: numbers, of which zeros are valid.
+        let mut limit: libc::rlimit = unsafe { std::mem::zeroed() };
+        limit.rlim_cur = disk.direct().unwrap().as_raw_fd() as libc::rlim_t + 20;
+        limit.rlim_max = limit.rlim_cur;
+        // SAFETY: a limit of this process's own.
+        assert_eq!(unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &limit) }, 0);
+        let (told, files) = (Outcomes::default(), Shared::<Vec<File>>::default());
+        for _ in 0..100 {
+            let (told, files) = (told.clone(), files.clone());
+            File::open(&lp, &disk.path, fs::OpenFlags::READ, move |_, file| {
+                told.push(file.map(|file| files.push(file)));
+            })
+            .unwrap();
+        }
+        run_to_end(&lp);
+        let opened = files.len();
+        assert!(opened > 10 && opened <= 21, "{opened}");
+        let codes = codes(&told);
+        assert_eq!(codes.len(), 100);
+        let refused = codes.iter().flatten().filter(|code| **code == Code::EMFILE);
+        assert_eq!(refused.count(), 100 - opened);
+        // With one less it works again.
+        assert_eq!(files.take().pop().unwrap().close_sync(&lp), Ok(()));
+        File::open(&lp, &disk.path, fs::OpenFlags::READ, |_, file| {
+            assert!(file.is_ok());
+        })
+        .unwrap();
+        run_to_end(&lp);
+    }));
+}

@@ -1,10 +1,11 @@
 //! Files
 //!
 //! An open file is a handle, made by kolo_file_open. Reads and writes are positional: any number of them
-//! can be under way at once, in any order. What the system has in memory is read without another thread;
-//! what may have to wait for a disk is done on the loop's pool (KOLO_WORK_FILES), or, with the driver
-//! "uring", by the kernel alone, as far as it can. All are told in the same way: what is under way is a
-//! request, whose `done` comes exactly once, never before the function returns; `out`, which may be NULL, gets its number for kolo_request_cancel.
+//! can be under way at once, in any order. What the system has in memory, bytes and names, is read, and
+//! opened for reading, without another thread; what may have to wait for a disk is done on the loop's
+//! pool (KOLO_WORK_FILES), or, with the driver "uring", by the kernel alone, as far as it can. All are
+//! told in the same way: what is under way is a request, whose `done` comes exactly once, never before
+//! the function returns; `out`, which may be NULL, gets its number for kolo_request_cancel.
 //!
 //! kolo_close closes a file like every handle: its number is dead at once. Operations under way are
 //! still done, and the descriptor is closed after the last of them. kolo_file_close does the same and

@@ -17,8 +17,8 @@
 //! - Descriptors that are no TCP sockets are watched by the readiness driver, in whose epoll set the ring waits
 //!   (`arming.rs`): a poll of each by the ring is dearer when several are ready. Datagrams go 64 with one call already.
 //! - No zero-copy sends: over loopback and veth the kernel copies after all, and it costs 1.1 to 1.4 times as much.
-//! - Files: only what waits for a disk is handed to the kernel (`jobs.rs`); what the kernel has in memory is cheaper
-//!   without the ring. The figures are in benches/README.md.
+//! - Files: only what waits for a disk is handed to the kernel (`jobs.rs`); what the kernel has in memory, bytes or
+//!   names, is as cheap without the ring, or cheaper. The figures are in benches/README.md.
 //!
 //! Needs Linux 6.12, since nothing older was tried. [`Uring::new`] fails on an older kernel, where io_uring is disabled
 //! (kernel.io_uring_disabled) and where a filter forbids it (containers).
