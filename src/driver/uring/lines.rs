@@ -48,6 +48,8 @@ bitflags! {
         const SLACK = 1 << 15;
         /// The receive that brought its last bytes left none in the socket.
         const EMPTIED = 1 << 16;
+        /// A send through the ring failed.
+        const SEND_FAILED = 1 << 17;
 
         const UNDER_WAY = Self::RECEIVING.bits() | Self::READ_POLL.bits() | Self::WRITE_POLL.bits();
     }

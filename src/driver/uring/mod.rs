@@ -31,6 +31,7 @@ mod jobs;
 mod lines;
 mod outer;
 mod receives;
+mod registered;
 mod ring;
 mod sends;
 #[cfg(feature = "capi")]

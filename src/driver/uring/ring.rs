@@ -21,6 +21,7 @@ use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{cqueue, opcode, squeue, EnterFlags, IoUring};
 
 use super::buffers::{Buffers, Piece};
+use super::registered::Registered;
 use super::token::{Operation, Token};
 use crate::driver::epoll::Epoll;
 use crate::error::{Code, Error, Result};
@@ -45,6 +46,7 @@ pub(super) struct Ring {
     outgoing: Box<[u8]>,
     outgoing_used: usize,
     sends: Vec<Outgoing>,
+    registered: Registered,
     /// The process that made it: in a forked child it is the parent's.
     fork_generation: u32,
 }
@@ -119,8 +121,10 @@ impl Ring {
                 0,
             )?;
         }
+        let registered = Registered::new(inner.as_raw_fd());
         Ok(Ring {
             inner: ManuallyDrop::new(inner),
+            registered,
             buffers,
             outgoing: vec![0; OUTGOING].into_boxed_slice(),
             outgoing_used: 0,
@@ -152,6 +156,11 @@ impl Ring {
     /// Whether it is the parent's, in a forked child.
     pub fn is_foreign(&self) -> bool {
         self.fork_generation != sys::fork::generation()
+    }
+
+    #[cfg(test)]
+    pub fn is_registered(&self) -> bool {
+        self.registered.is_in_table()
     }
 
     /// How many submissions wait to be handed over.
@@ -272,19 +281,28 @@ impl Ring {
         let limit = wait.flatten();
         let time = Timespec::from(std::time::Duration::from_nanos(limit.unwrap_or(0)));
         let arguments = SubmitArgs::new().timespec(&time);
+        let mut passed = (std::ptr::null(), 0);
+        if limit.is_some() {
+            flags |= EnterFlags::EXT_ARG;
+            passed = (&raw const arguments, size_of_val(&arguments));
+        }
         let want = u32::from(wait.is_some());
-        let submitter = self.inner.submitter();
+        let ring = self.registered.name(self.inner.as_raw_fd(), &mut flags);
         // SAFETY: `time` and `arguments` live through the call; the flags say what is passed.
         let outcome = unsafe {
-            match limit {
-                Some(_) => {
-                    flags |= EnterFlags::EXT_ARG;
-                    submitter.enter(pending, want, flags.bits(), Some(&arguments))
-                }
-                None => submitter.enter::<libc::sigset_t>(pending, want, flags.bits(), None),
-            }
+            let (number, flags) = (libc::SYS_io_uring_enter, flags.bits());
+            libc::syscall(number, ring, pending, want, flags, passed.0, passed.1)
         };
-        outcome.map(drop)
+        match outcome {
+            0.. => Ok(()),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Before another thread takes the ring's loop: what is registered is this thread's.
+    #[cfg(feature = "capi")]
+    pub fn leave_thread(&mut self) {
+        self.registered.end(self.inner.as_raw_fd());
     }
 
     /// The next completion that the kernel has told.
@@ -315,6 +333,7 @@ impl Drop for Ring {
         }
         // Whatever still receives is told to stop before the buffers go, which waits for it; a ring that is not this
         // thread's any more has nothing under way (see `Uring::detach`).
+        self.registered.end(self.inner.as_raw_fd());
         let all = io_uring::types::CancelBuilder::any();
         let submitter = self.inner.submitter();
         let _ = submitter.register_sync_cancel(None, all);

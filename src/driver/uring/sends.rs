@@ -129,6 +129,7 @@ impl Uring {
         let waits = [-libc::EAGAIN, -libc::EINTR].contains(&result);
         if result < 0 && !waits {
             let error = std::io::Error::from_raw_os_error(-result).into();
+            line.status.insert(Status::SEND_FAILED);
             self.ready.push_back(Event::SendFailed(id, error));
             return;
         }
@@ -163,7 +164,12 @@ impl Uring {
     pub(super) fn unsent_of(&mut self, id: Id, source: &mut Source) -> Result<Option<Vec<u8>>> {
         let may_send = self.may_send(id, source)?;
         let failed = |event: &Event| matches!(event, Event::SendFailed(of, _) if *of == id);
-        if let Some(at) = self.ready.iter().position(failed) {
+        let line = self.lines.get(id);
+        let at = match line.is_some_and(|line| line.status.contains(Status::SEND_FAILED)) {
+            true => self.ready.iter().position(failed),
+            false => None,
+        };
+        if let Some(at) = at {
             if let Some(Event::SendFailed(_, error)) = self.ready.remove(at) {
                 return Err(self.cause(id).unwrap_or(error));
             }

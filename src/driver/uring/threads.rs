@@ -47,6 +47,7 @@ impl Uring {
             self.run_now()?;
         }
         self.keep_all();
+        self.ring.leave_thread();
         Ok(())
     }
 
