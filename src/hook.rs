@@ -105,7 +105,14 @@ impl Hook {
 
 impl Loop {
     /// One phase of hooks.
+    #[inline]
     pub(crate) fn run_hooks(&self, kind: HookKind) {
+        if !self.core.borrow().hooks[kind as usize - 1].is_empty() {
+            self.run_those_there_are(kind);
+        }
+    }
+
+    fn run_those_there_are(&self, kind: HookKind) {
         if self.is_parents() {
             return;
         }
