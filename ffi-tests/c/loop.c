@@ -617,6 +617,46 @@ TEST_WITHOUT_LOOP(a_loop_can_be_freed_by_the_thread_that_took_it) {
     CHECK_ERROR(kolo_loop_attach_thread(loop), KOLO_EBADF);
 }
 
+static void *take_beside_its_own(void *argument) {
+    kolo_loop *own = NULL, *taken = argument;
+    int fired = 0;
+    CHECK_OK(kolo_loop_new(NULL, &own));
+    CHECK_OK(kolo_loop_attach_thread(taken));
+    start_timer(own, MILLISECONDS(2), count_timer, &fired);
+    start_timer(taken, MILLISECONDS(2), count_timer, &fired);
+    run_to_end(own);
+    run_to_end(taken);
+    CHECK_OK(kolo_loop_free(taken));
+    start_timer(own, MILLISECONDS(2), count_timer, &fired);
+    run_to_end(own);
+    CHECK_INT(fired, 3);
+    CHECK_OK(kolo_loop_free(own));
+    return NULL;
+}
+
+TEST_WITHOUT_LOOP(a_loop_that_comes_leaves_the_threads_own_alone) {
+    kolo_loop *loop = NULL;
+    CHECK_OK(kolo_loop_new(NULL, &loop));
+    CHECK_OK(kolo_loop_detach_thread(loop));
+    on_another_thread(take_beside_its_own, loop);
+}
+
+TEST_WITHOUT_LOOP(twenty_loops_on_one_thread_and_again) {
+    kolo_loop *loops[20];
+    int fired = 0;
+    for (int round = 0; round < 3; round++) {
+        int descriptors = open_descriptors();
+        for (int i = 0; i < 20; i++) CHECK_OK(kolo_loop_new(NULL, &loops[i]));
+        for (int i = 0; i < 20; i++) {
+            start_timer(loops[i], MILLISECONDS(1), count_timer, &fired);
+            run_to_end(loops[i]);
+        }
+        for (int i = 0; i < 20; i++) CHECK_OK(kolo_loop_free(loops[i]));
+        CHECK_INT(open_descriptors(), descriptors);
+    }
+    CHECK_INT(fired, 3 * 20);
+}
+
 /* ---- fork ---- */
 
 static void count_poll(kolo_loop *loop, kolo_poll poll, int status, uint32_t events, void *user) {
