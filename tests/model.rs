@@ -17,7 +17,9 @@
     feature = "net",
     feature = "local",
     feature = "fs",
-    feature = "process"
+    feature = "process",
+    feature = "dns",
+    feature = "watch"
 ))]
 
 mod model {
@@ -28,9 +30,11 @@ mod model {
     pub mod listeners;
     pub mod local;
     pub mod moving;
+    pub mod names;
     #[cfg(feature = "sim")]
     pub mod network;
     pub mod operations;
+    pub mod passing;
     pub mod processes;
     pub mod program;
     pub mod random;
@@ -87,12 +91,15 @@ const MUST_HAPPEN: &[&str] = &[
     "on_datagram",
     "on_descriptors",
     "on_exit",
+    "name asked for",
     "request canceled",
     "request too late to cancel",
     "run unwound",
     "stream moved",
     "file sent",
     "memory",
+    "handle passed",
+    "handle taken",
     "on_received",
     "on_end",
     "on_drain",
@@ -138,6 +145,8 @@ const KERNEL_ONLY: &[&str] = &[
     "signal callback",
     "poll callback",
     "on_descriptors",
+    "handle passed",
+    "handle taken",
     "on_exit",
     "stream moved",
     "stream released",

@@ -17,6 +17,7 @@ use socket2::SockRef;
 use kolo::{Kind, Loop};
 
 use super::listeners::Place;
+use super::passing::Passed;
 use super::random::Random;
 use super::world::{Body, Handle, World};
 
@@ -60,8 +61,8 @@ pub struct Direction {
     pub shut: bool,
     /// The receiver has seen the end.
     pub ended: bool,
-    /// Descriptors that were written with the bytes.
-    pub passed: usize,
+    /// Descriptors that were written with the bytes, and were not taken.
+    pub passed: VecDeque<Passed>,
     /// The receiver throws away what comes: which bytes, nobody knows.
     pub discarded: bool,
 }
@@ -177,6 +178,8 @@ pub enum End {
     Raw(Raw),
     /// On its way to the loop, as a posted function.
     Moving,
+    /// On its way beside the bytes of another connection, if it was not dropped there.
+    Passed,
     Gone,
 }
 
@@ -198,7 +201,8 @@ impl Connection {
     /// Whether anything may be on its way to this end: bytes, or the end, or that it is broken.
     pub fn may_come(&self, side: usize) -> bool {
         let direction = &self.directions[1 - side];
-        direction.under_way() > 0 || direction.ending || self.breakable[side]
+        let passed = matches!(self.ends[1 - side], End::Passed);
+        direction.under_way() > 0 || direction.ending || self.breakable[side] || passed
     }
 }
 
@@ -287,7 +291,8 @@ impl World {
                 self.sync(lp, peer);
             }
         }
-        self.net.all[connection].breakable[side]
+        let connection = &self.net.all[connection];
+        connection.breakable[side] || matches!(connection.ends[1 - side], End::Passed)
     }
 
     pub fn receive(&mut self, connection: usize, side: usize, bytes: &[u8]) {
@@ -306,14 +311,13 @@ impl World {
     }
 
     pub fn receive_end(&mut self, connection: usize, side: usize) {
+        // Dropped on its way, perhaps.
+        let passed = matches!(self.net.all[connection].ends[1 - side], End::Passed);
         let direction = &mut self.net.all[connection].directions[1 - side];
         direction.ended = true;
-        let (ending, missing, lost) = (direction.ending, direction.under_way(), direction.lost);
-        let lost = if direction.discarded {
-            usize::MAX
-        } else {
-            lost
-        };
+        let (ending, missing) = (direction.ending || passed, direction.under_way());
+        let excused = direction.discarded || passed;
+        let lost = if excused { usize::MAX } else { direction.lost };
         self.check(ending, || {
             format!("connection {connection}.{side} receives an end that nobody sent")
         });

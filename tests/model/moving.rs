@@ -1,14 +1,11 @@
-//! Connections that move, here from a loop to itself, and descriptors that travel beside bytes.
+//! Connections that move, here from a loop to itself.
 
-use std::os::fd::AsFd;
+use kolo::{Code, Kind, Loop, TcpStream};
 
-use kolo::{Code, Kind, LocalStream, Loop, Stream, TcpStream};
-
-use super::connections::{pattern, End};
+use super::connections::End;
 use super::listeners::Accepted;
-use super::requests::pattern_file;
-use super::streams::{Owned, StreamModel};
-use super::world::{called, called_then, nanoseconds, Callback, Stage, Token, World};
+use super::streams::StreamModel;
+use super::world::{called_then, nanoseconds, Callback, Stage, Token, World};
 
 /// What moves with a stream.
 #[derive(Clone, Copy)]
@@ -99,98 +96,6 @@ impl World {
             self.attach(lp, at);
         }
         at
-    }
-
-    pub fn pass_descriptors(&mut self, lp: &Loop, at: usize, number: u32) {
-        if self.stream(at).kind != Kind::Local {
-            return;
-        }
-        let Some(before) = self.sync(lp, at) else {
-            return;
-        };
-        let (start, serial, token) = (self.net.place(), self.next_serial(), Token::new());
-        let (length, count) = (number as usize / 8 % 2000, number as usize % 4);
-        let done = move |lp: &Loop, _: Stream, outcome: kolo::Result<()>| {
-            let _token = &token;
-            called(lp, Callback::Done, Some(at), |world| {
-                world.write_done(lp, at, serial, outcome);
-            });
-        };
-        let descriptors = vec![pattern_file().as_fd(); count];
-        let local = LocalStream::from_id(self.handles[at].id);
-        let bytes = &pattern()[start..start + length];
-        let got = local.write_with_descriptors(lp, bytes, &descriptors, done);
-        self.finds_broken(lp, at, &got);
-        let expected = match length == 0 || count == 0 {
-            true => Some(Code::EINVAL),
-            false => self.refuses_writes(at, length, before),
-        };
-        let call = format!("#{at} owned write {serial} of {length} with {count} descriptors");
-        let Some((flow, id)) = self.outcome(&call, got, expected) else {
-            return;
-        };
-        let (connection, side) = (self.stream(at).connection, self.stream(at).side);
-        let direction = &mut self.net.all[connection].directions[side];
-        direction.push(serial, start, length);
-        direction.passed += count;
-        let end = direction.accepted;
-        self.stream(at).owned.push_back(Owned {
-            serial,
-            id,
-            length,
-            file: false,
-            end,
-            canceled: false,
-            ended: false,
-            shared: None,
-        });
-        self.note_flow(lp, at, flow, before, true);
-    }
-
-    /// Descriptors that were passed to it and that it may still have.
-    fn descriptors_at_most(&mut self, at: usize) -> usize {
-        let stream = self.stream(at);
-        let (connection, side, taken) = (stream.connection, stream.side, stream.taken);
-        let passed = self.net.all[connection].directions[1 - side].passed;
-        passed.saturating_sub(taken)
-    }
-
-    pub fn descriptors_came(&mut self, lp: &Loop, at: usize, waiting: usize, lost: bool) {
-        let most = self.descriptors_at_most(at);
-        self.stream(at).bytes_follow = true;
-        let local = LocalStream::from_id(self.handles[at].id);
-        let got = self.outcome("descriptors_waiting", local.descriptors_waiting(lp), None);
-        self.check(got == Some(waiting) && waiting > 0 && !lost, || {
-            format!("#{at} is told of {waiting} descriptors, lost {lost}, and has {got:?}")
-        });
-        self.check(waiting <= most, || {
-            format!("#{at} has {waiting} descriptors, of {most} at most")
-        });
-    }
-
-    pub fn take_descriptors(&mut self, lp: &Loop, at: usize, number: u32) {
-        if self.stream(at).kind != Kind::Local || self.sync(lp, at).is_none() {
-            return;
-        }
-        let local = LocalStream::from_id(self.handles[at].id);
-        if number.is_multiple_of(2) {
-            let got = local.receive_descriptors(lp, !number.is_multiple_of(8));
-            self.outcome("receive_descriptors", got, None);
-            return;
-        }
-        let most = self.descriptors_at_most(at);
-        let waiting = self.outcome("descriptors_waiting", local.descriptors_waiting(lp), None);
-        let Some(waiting) = waiting else { return };
-        self.check(waiting <= most, || {
-            format!("#{at} has {waiting} descriptors, of {most} at most")
-        });
-        let expected = (waiting == 0).then_some(Code::ENOENT);
-        let kind = self.outcome("next_kind", local.next_kind(lp), expected);
-        self.check(kind.flatten().is_none(), || format!("a file is a {kind:?}"));
-        let got = local.take_descriptor(lp);
-        if self.outcome("take_descriptor", got, expected).is_some() {
-            self.stream(at).taken += 1;
-        }
     }
 }
 

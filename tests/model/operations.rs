@@ -92,6 +92,8 @@ impl World {
             }
             What::Panic => self.panic(),
             What::Work if self.has_room(Kind::Request, 12) => self.work(lp, b),
+            What::Resolve if self.has_room(Kind::Request, 12) => self.resolve(lp, b),
+            What::Reverse if self.has_room(Kind::Request, 12) => self.reverse(lp, b),
             What::PathStat if self.has_room(Kind::Request, 12) => self.path_stat(lp),
             What::FileOpen if self.has_room(Kind::File, 3) => self.file_open(lp, b),
             What::FileRead | What::FileWrite | What::FileStat | What::FileRelease => {
@@ -230,6 +232,7 @@ impl World {
             What::SendFile => self.send_file(lp, at, b, length(c)),
             What::MoveTo => self.move_to(lp, at),
             What::PassDescriptors => self.pass_descriptors(lp, at, b),
+            What::PassHandle => self.pass_handle(lp, at, b),
             What::TakeDescriptors => self.take_descriptors(lp, at, b),
             What::CancelWrite => self.cancel_write(lp, at, b),
             What::Shutdown => self.shutdown(lp, at),

@@ -77,7 +77,8 @@ operations! {
     SendFile 5 7;
     MoveTo 2 2;
     PassDescriptors 5 4;
-    TakeDescriptors 4 4;
+    PassHandle 4 3;
+    TakeDescriptors 6 6;
     CancelWrite 9 9;
     Shutdown 3 3;
     Finish 2 2;
@@ -95,6 +96,8 @@ operations! {
 
     Work 5 4;
     RequestCancel 3 3;
+    Resolve 3 2;
+    Reverse 1 1;
     PathStat 1 1;
     FileOpen 3 2;
     FileRead 4 4;
@@ -176,7 +179,8 @@ fn room(what: What) -> Option<usize> {
         LocalListen | LocalConnect | LocalPair | PipePair => 3,
         UdpOpen | UdpSend | CancelSend | UdpConnect | UdpReceiveStart | UdpReceiveStop
         | UdpWatermarks | RawUdpOpen | RawUdpSend | RawUdpReceive => 4,
-        Work | PathStat | FileOpen | FileRead | FileWrite | FileStat | FileRelease | Spawn => 5,
+        Work | Resolve | Reverse | PathStat | FileOpen | FileRead | FileWrite | FileStat
+        | FileRelease | Spawn => 5,
         _ => return None,
     })
 }

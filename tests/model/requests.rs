@@ -29,6 +29,8 @@ pub struct RequestModel {
     progress: Option<Arc<AtomicU8>>,
     /// The file and the place in it that it writes.
     writes: Option<(usize, usize)>,
+    /// It can be taken back also when a thread is at it.
+    pub given_up: bool,
 }
 
 const WAITS: u8 = 0;
@@ -92,7 +94,7 @@ fn scratch(name: &str) -> PathBuf {
 }
 
 impl World {
-    fn request(&mut self, at: usize) -> &mut RequestModel {
+    pub fn request(&mut self, at: usize) -> &mut RequestModel {
         match &mut self.handles[at].body {
             Body::Request(request) => request,
             _ => unreachable!("#{at} is a request"),
@@ -107,7 +109,7 @@ impl World {
     }
 
     /// A request was made, or refused for want of room.
-    fn requested(
+    pub fn requested(
         &mut self,
         call: &str,
         got: kolo::Result<Request>,
@@ -124,6 +126,7 @@ impl World {
             told: false,
             progress: None,
             writes,
+            given_up: false,
         };
         if let Some((file, place)) = writes {
             self.file(file).places[place] = Content::Busy;
@@ -171,7 +174,7 @@ impl World {
     }
 
     /// What came of a request is told. `fits`: it is what must come, if it was not taken back.
-    fn request_done(&mut self, at: usize, code: Option<Code>, fits: bool) {
+    pub fn request_done(&mut self, at: usize, code: Option<Code>, fits: bool) {
         let open = self.is_open(at);
         let small_pool = self.small_pool;
         let request = self.request(at);
@@ -214,7 +217,8 @@ impl World {
         let code = got.as_ref().err().map(|error| error.code());
         let busy = code == Some(Code::EBUSY);
         self.outcome("Request::cancel", got, busy.then_some(Code::EBUSY));
-        let untouched = begun == Ok(false) && !self.request(at).canceled;
+        let may = begun == Ok(false) || self.request(at).given_up;
+        let untouched = may && !self.request(at).canceled;
         let model = self.request(at);
         model.canceled |= code.is_none();
         // A thread may have begun it between the two calls.

@@ -523,7 +523,7 @@ fn is_settled(connection: &Connection) -> bool {
     (0..2).all(|from| {
         let (to, direction) = (1 - from, &connection.directions[from]);
         match (&connection.ends[from], &connection.ends[to]) {
-            (_, End::Gone) => true,
+            (_, End::Gone | End::Passed) | (End::Passed, _) => true,
             (End::Gone, End::Pending) => true,
             (_, End::Pending | End::Moving) | (End::Pending | End::Moving, _) => false,
             _ if direction.discarded => true,

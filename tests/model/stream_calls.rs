@@ -457,11 +457,13 @@ impl World {
             return;
         }
         let got = self.stream_handle(at).read_start(lp);
-        if !self.stream(at).ended {
+        if !self.stream(at).ended && self.stream(at).lingers_until.is_none() {
             self.finds_broken(lp, at, &got);
         }
         let stream = self.stream(at);
-        let refuses = stream.ended || stream.failed.is_some();
+        // One that lingers may have seen the end, and tells nobody.
+        let lingers = stream.lingers_until.is_some() && got.is_err();
+        let refuses = stream.ended || stream.failed.is_some() || lingers;
         let expected = refuses.then_some(Code::ENOTCONN);
         let started = self
             .outcome(&format!("#{at} read_start"), got, expected)

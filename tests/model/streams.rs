@@ -51,8 +51,6 @@ pub struct StreamModel {
     pub finishing: bool,
     /// It lingers: not before this does it close because its time is over.
     pub lingers_until: Option<u64>,
-    /// Descriptors that were taken of it.
-    pub taken: usize,
     /// It was told of descriptors, and the bytes that they came with follow at once.
     pub bytes_follow: bool,
     /// Shut down under another handle.
@@ -100,7 +98,6 @@ impl StreamModel {
             shutting: false,
             finishing: false,
             lingers_until: None,
-            taken: 0,
             bytes_follow: false,
             end_shut: false,
             owned: VecDeque::new(),
@@ -182,6 +179,7 @@ pub struct Handler {
     finishes_at_end: bool,
     fails_at_timeout: bool,
     releases_at_descriptors: bool,
+    takes_descriptors: bool,
     _token: Token,
 }
 
@@ -195,6 +193,7 @@ impl Handler {
             finishes_at_end: world.random.percent(40),
             fails_at_timeout: world.random.percent(20),
             releases_at_descriptors: world.random.percent(15),
+            takes_descriptors: world.random.percent(50),
             _token: Token::new(),
         }
     }
@@ -279,6 +278,11 @@ impl StreamHandler for Handler {
                 world.is_current(at, generation);
             }
             world.descriptors_came(lp, at, waiting, lost);
+            for number in 0..waiting as u32 {
+                if self.takes_descriptors && !world.is_over() {
+                    world.take_descriptors(lp, at, 1 + 2 * number);
+                }
+            }
             if self.releases_at_descriptors && !world.is_over() {
                 world.release(lp, at, 2);
             }

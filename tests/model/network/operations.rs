@@ -489,13 +489,15 @@ impl Network {
 
     pub fn read_start(&mut self, lp: &Loop, at: usize) {
         let got = self.stream_handle(at).read_start(lp);
-        if !self.stream(at).ended {
+        if !self.stream(at).ended && self.stream(at).lingers_until.is_none() {
             self.finds_broken(at, &got);
         }
         let now = self.now();
         let stream = self.stream(at);
-        let expected = (stream.ended || stream.failed.is_some()).then_some(Code::ENOTCONN);
         let lingers = stream.lingers_until.is_some();
+        // One that lingers may have seen the end, and tells nobody.
+        let ended = stream.ended || lingers && got.is_err();
+        let expected = (ended || stream.failed.is_some()).then_some(Code::ENOTCONN);
         let started = self.outcome(&format!("#{at} read_start"), got, expected);
         let stream = self.stream(at);
         if started.is_some() && !stream.reading && !lingers {
