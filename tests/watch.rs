@@ -180,6 +180,29 @@ fn what_happens_in_a_folder_is_told_in_its_order() {
 }
 
 #[test]
+fn a_watch_does_not_tell_of_what_happened_before_it_was_opened() {
+    for recursive in [false, true] {
+        each_driver(|lp| {
+            let folder = Folder::new();
+            folder.make("old");
+            let (_, told) = watch(&lp, &folder.0);
+            // The loop hears of it when it runs.
+            folder.make("early");
+            folder.rename("old", "renamed");
+            folder.remove("early");
+            let mut options = WatchOptions::default();
+            options.recursive = recursive;
+            let (_, later) = watch_with(&lp, &folder.0, options);
+            folder.rename("renamed", "late");
+            let early = ["created early", "renamed old -> renamed", "removed early"];
+            let late = "renamed renamed -> late";
+            assert_eq!(settle(&lp, &folder, &told), [&early[..], &[late]].concat());
+            assert_eq!(settle(&lp, &folder, &later), [late]);
+        });
+    }
+}
+
+#[test]
 fn a_folder_that_is_not_watched_recursively_tells_only_of_its_own_names() {
     each_driver(|lp| {
         let folder = Folder::new();

@@ -236,9 +236,16 @@ fn start(lp: &Loop, id: Id, path: &Path, options: &WatchOptions) -> Result<()> {
     let Some(native) = &mut core.watching.native else {
         return Err(Code::ENOTSUP.into());
     };
-    native.watch(id, path, options.recursive, options.changes)?;
-    schedule(core);
-    Ok(())
+    let mut told = Told::new();
+    let how = (options.recursive, options.changes);
+    let outcome = native.watch(id, path, how, &mut told);
+    // Of the others, what the system had to say until now was read.
+    let others = !native.is_empty() && native.has_work() || !told.is_empty();
+    distribute(core, &mut told);
+    if outcome.is_ok() || others {
+        schedule(core);
+    }
+    outcome
 }
 
 /// A watch is closed: the system is asked no more for it, and for nothing if it was the last.

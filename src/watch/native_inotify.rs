@@ -61,8 +61,14 @@ impl Native {
         self.hub.is_empty()
     }
 
-    pub fn watch(&mut self, id: Id, path: &Path, recursive: bool, asked: Change) -> Result<()> {
-        self.hub.watch(id, path, recursive, asked)
+    pub fn watch(
+        &mut self,
+        id: Id,
+        path: &Path,
+        (recursive, asked): (bool, Change),
+        told: &mut Told,
+    ) -> Result<()> {
+        self.hub.watch(id, path, (recursive, asked), told)
     }
 
     pub fn unwatch(&mut self, id: Id) {

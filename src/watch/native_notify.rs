@@ -57,7 +57,13 @@ impl Native {
         self.watches.is_empty()
     }
 
-    pub fn watch(&mut self, id: Id, path: &Path, recursive: bool, _asked: Change) -> Result<()> {
+    pub fn watch(
+        &mut self,
+        id: Id,
+        path: &Path,
+        (recursive, _asked): (bool, Change),
+        _told: &mut Told,
+    ) -> Result<()> {
         self.add(id, path, recursive, Change::READY)
     }
 

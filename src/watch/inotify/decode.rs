@@ -84,6 +84,7 @@ impl Hub {
             let Some(event) = self.stream.next() else {
                 break;
             };
+            let (position, before) = (self.stream.decoded(), told.len());
             if event.has(libc::IN_MOVED_FROM) && !self.expired {
                 let mut partner = self.stream.take_partner(&event);
                 if partner.is_none() && self.stream.fill(&self.inotify)? {
@@ -102,9 +103,26 @@ impl Hub {
                 self.skip(&event);
                 self.happened(&event, told);
             }
+            self.hold_back(position, before, told);
             self.do_later(told);
         }
         Ok(())
+    }
+
+    /// What happened before a watch was opened is not told by it, though another has the kernel tell of the same folder.
+    fn hold_back(&self, position: u64, before: usize, told: &mut Told) {
+        let is_told = |id: &Id| {
+            let rooted = self.watches.get(id);
+            rooted.is_none_or(|rooted| rooted.since <= position)
+        };
+        if told[before..].iter().all(|(id, _)| is_told(id)) {
+            return;
+        }
+        let late = told.split_off(before);
+        told.extend(
+            late.into_iter()
+                .filter(|(id, event)| is_told(id) || Change::ALWAYS.contains(event.change)),
+        );
     }
 
     fn skip(&mut self, event: &Event) {

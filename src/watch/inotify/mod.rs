@@ -61,6 +61,8 @@ struct Rooted {
     asked: Change,
     way: Vec<(i32, Option<OsString>)>,
     tree: Tree,
+    /// What the kernel had to say before, it does not say to this watch: where its part of the stream begins.
+    since: u64,
     /// Scans of it that are not done.
     scans: usize,
     /// To be told when they are.
@@ -112,7 +114,16 @@ impl Hub {
         self.watches.is_empty()
     }
 
-    pub fn watch(&mut self, id: Id, path: &Path, recursive: bool, asked: Change) -> Result<()> {
+    pub fn watch(
+        &mut self,
+        id: Id,
+        path: &Path,
+        (recursive, asked): (bool, Change),
+        told: &mut Told,
+    ) -> Result<()> {
+        if !self.is_empty() {
+            self.read_ahead(told);
+        }
         let rooted = Rooted {
             path: path.to_owned(),
             real: PathBuf::new(),
@@ -121,6 +132,7 @@ impl Hub {
             asked,
             way: Vec::new(),
             tree: Tree::default(),
+            since: self.stream.position(),
             scans: 0,
             finish: None,
         };
