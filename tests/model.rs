@@ -44,6 +44,7 @@ mod model {
     pub mod simple;
     pub mod stream_calls;
     pub mod streams;
+    pub mod watches;
     pub mod world;
 }
 
@@ -85,6 +86,7 @@ const MUST_HAPPEN: &[&str] = &[
     "waker callback",
     "signal callback",
     "poll callback",
+    "watch callback",
     "on_accept",
     "on_open",
     "on_data",
@@ -144,6 +146,7 @@ const MUST_HAPPEN_ON_A_NETWORK: &[&str] = &[
 const KERNEL_ONLY: &[&str] = &[
     "signal callback",
     "poll callback",
+    "watch callback",
     "on_descriptors",
     "handle passed",
     "handle taken",

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use kolo::{
     Code, Datagram, File, Hook, Id, Interest, Kind, LocalListener, LocalStream, Loop, Pipe, Poll,
     Process, Request, RunMode, Signal, Stream, TcpListener, TcpStream, Timer, Transmit, UdpSocket,
-    Waker,
+    Waker, Watch,
 };
 
 use super::program::{Operation, What};
@@ -92,6 +92,9 @@ impl World {
             }
             What::Panic => self.panic(),
             What::Work if self.has_room(Kind::Request, 12) => self.work(lp, b),
+            What::WatchOpen if self.has_room(Kind::Watch, 4) => self.watch_open(lp, b),
+            What::WatchNothing => self.watch_nothing(lp),
+            What::TouchFolder => self.touch_folder(b, c),
             What::Resolve if self.has_room(Kind::Request, 12) => self.resolve(lp, b),
             What::Reverse if self.has_room(Kind::Request, 12) => self.reverse(lp, b),
             What::PathStat if self.has_room(Kind::Request, 12) => self.path_stat(lp),
@@ -201,6 +204,7 @@ impl World {
             Kind::Request,
             Kind::File,
             Kind::Process,
+            Kind::Watch,
         ];
         let chosen = self.choose_kind(a, kinds[b as usize % kinds.len()]);
         let Some(at) = chosen else { return };
@@ -374,6 +378,7 @@ impl World {
                     bad(process.kill_group(lp, 0)),
                 ]);
             }
+            Kind::Watch => answers.push(bad(Watch::from_id(id).path(lp).map(drop))),
             Kind::Udp => {
                 let udp = UdpSocket::from_id(id);
                 let nobody = Transmit::default();
@@ -496,7 +501,7 @@ impl World {
         match &self.handles[at].body {
             Body::Timer(timer) => exactly(timer.arm.is_some()),
             Body::Hook(_) => exactly(self.is_started(at)),
-            Body::Waker(_) => exactly(true),
+            Body::Waker(_) | Body::Watch(_) => exactly(true),
             Body::Signal(signal) => exactly(signal.number.is_some()),
             Body::Poll(poll) => exactly(poll.interest.is_some()),
             Body::Listener(listener) => exactly(!listener.paused),

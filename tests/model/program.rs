@@ -107,6 +107,10 @@ operations! {
     Spawn 1 0;
     ProcessKill 1 1;
 
+    WatchOpen 4 2;
+    WatchNothing 1 1;
+    TouchFolder 10 6;
+
     UdpOpen 4 2;
     UdpSend 10 8;
     CancelSend 3 3;
@@ -166,7 +170,7 @@ impl fmt::Debug for Operation {
     }
 }
 
-const ROOMS: usize = 6;
+const ROOMS: usize = 7;
 
 /// The room to which an operation belongs that opens a handle. What is done to a handle of a room that a program has not
 /// finds none.
@@ -203,6 +207,9 @@ fn needs_kernel(what: What) -> bool {
             | Release
             | MoveTo
             | RawUdpOpen
+            | WatchOpen
+            | WatchNothing
+            | TouchFolder
     )
 }
 
@@ -244,8 +251,9 @@ impl Program {
                 _ if driver == "sim" && needs_kernel(*what) => (*what, 0, 0),
                 _ if !empty && !room(*what).is_none_or(|room| rooms[room]) => (*what, 0, 0),
                 _ if random.percent(25) => (*what, 0, 0),
-                // It takes a while.
+                // They take a while.
                 What::Spawn if random.percent(80) => (*what, 0, 0),
+                What::WatchOpen if random.percent(95) => (*what, 0, 0),
                 _ => (*what, *outside, *inside),
             })
             .collect();

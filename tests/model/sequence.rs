@@ -467,6 +467,7 @@ impl World {
                 (_, Body::Request(_)) => true,
                 (_, Body::Process(process)) => process.ends(),
                 (_, Body::Udp(_)) => self.udp_is_owed(at),
+                (_, Body::Watch(watch)) => watch.is_owed(),
                 (_, Body::Signal(signal)) => signal.pending,
                 (_, Body::Poll(poll)) => {
                     let reads = poll

@@ -20,6 +20,7 @@ use super::record::Record;
 use super::requests::{FileModel, RequestModel};
 use super::simple::{HookModel, Tasks, TimerModel, WakerModel};
 use super::streams::StreamModel;
+use super::watches::{Folder, WatchModel};
 
 thread_local! {
     static WORLD: RefCell<Option<Box<World>>> = const { RefCell::new(None) };
@@ -113,6 +114,7 @@ pub enum Callback {
     Error,
     Exit,
     Passed,
+    Watch,
     Done,
     HandlerClose,
     UserClose,
@@ -141,6 +143,7 @@ pub enum Body {
     Request(RequestModel),
     File(Box<FileModel>),
     Process(ProcessModel),
+    Watch(WatchModel),
 }
 
 pub struct Handle {
@@ -198,6 +201,8 @@ pub struct World {
     pub pairs: Vec<super::descriptors::Pair>,
     /// The pool takes little work at a time.
     pub small_pool: bool,
+    /// What is watched.
+    pub folder: Option<Folder>,
 }
 
 impl World {
@@ -232,6 +237,7 @@ impl World {
             datagrams: Datagrams::default(),
             pairs: Vec::new(),
             small_pool: false,
+            folder: None,
         }
     }
 
@@ -371,7 +377,8 @@ impl World {
             | Body::Stream(_)
             | Body::Request(_)
             | Body::File(_)
-            | Body::Process(_) => {}
+            | Body::Process(_)
+            | Body::Watch(_) => {}
         }
         self.settle_closing(at);
     }
@@ -439,8 +446,10 @@ impl World {
             (Within, Prepare) => Some(Within),
             (Before | After, Timer | Idle | Timeout) => Some(Before),
             // Datagrams that were kept while it did not receive are handed out like deferred functions.
-            (Before | After, Deferred | Drain | Error | Waker | Signal | Datagram) => Some(Before),
-            (Within, Deferred | Drain | Error | Waker | Signal) => Some(Within),
+            (Before | After, Deferred | Drain | Error | Waker | Signal | Datagram | Watch) => {
+                Some(Before)
+            }
+            (Within, Deferred | Drain | Error | Waker | Signal | Watch) => Some(Within),
             (Before | Within, Done) => is_open.then_some(stage),
             // One that closes by itself may have done so in this turn.
             (After, Done) => Some(if is_open && !may_close { Before } else { After }),
@@ -599,6 +608,7 @@ impl Handle {
             Body::Request(_) => Kind::Request,
             Body::File(_) => Kind::File,
             Body::Process(_) => Kind::Process,
+            Body::Watch(_) => Kind::Watch,
         }
     }
 }
@@ -724,6 +734,7 @@ impl Callback {
             Error => "on_error",
             Exit => "on_exit",
             Passed => "on_descriptors",
+            Watch => "watch callback",
             Done => "done",
             HandlerClose => "on_close of a handler",
             UserClose => "on_close callback",
