@@ -10,6 +10,7 @@
 //! - `KOLO_MODEL_STEPS`: how many steps to make on each driver; as made, few. `scripts/check-model`
 //!   makes a million, on all drivers together.
 //! - `KOLO_MODEL_SEED`: plays this seed alone, with a trace of everything that happens if it fails.
+//! - `KOLO_MODEL_TRACE`: prints what a simulation of several hosts traces, too, beside one seed.
 //! - `KOLO_MODEL_BASE`: the first seed; as made, always the same.
 
 #![cfg(all(

@@ -585,6 +585,11 @@ impl Network {
         self.check(!matches!(twice, End::Held(_)), || {
             format!("connection {connection} is accepted again, and is {twice:?}")
         });
+        // Its SYN may have come to a later listener at the same address.
+        let there = &mut self.connections[connection];
+        there.listener = Some(listener);
+        let sends = &mut there.directions[1];
+        (sends.ending, sends.shut, sends.lost) = (false, false, 0);
         let stream = Stream::new(connection, 1, Goal::Listener, now);
         let at = self.add(host, tcp.id(), false, Body::Stream(Box::new(stream)));
         self.record
