@@ -144,7 +144,7 @@ bitflags! {
     /// What the table knows of every handle, whatever its kind.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Flags: u8 {
-        /// Something can still happen on it by itself. Never set of timers: see [`TimerTable`].
+        /// Something can still happen on it by itself. Never set of timers, of which the wheel knows: see `Core::is_active`.
         const ACTIVE = 1;
         /// While active it keeps the loop alive.
         const REFERENCED = 2;
@@ -230,7 +230,7 @@ pub(crate) struct Handles {
     holding: usize,
     /// Handles of the loop's own.
     hidden: usize,
-    /// What is active and referenced of timers stands there.
+    /// What there is beside the entries of timers, and how many of them keep the loop alive.
     pub timers: TimerTable,
 }
 
@@ -303,12 +303,12 @@ impl Handles {
         self.slots.get(id.to_raw()).ok_or(Code::EBADF.into())
     }
 
-    /// Has the processor fetch what there is of the handle, which is soon to be used.
+    /// Has the processor fetch the entry, which is soon to be used.
     #[inline]
     pub fn touch(&self, id: Id) {
         let flags = self.slots.get(id.to_raw()).map(|entry| entry.flags.bits());
-        // The values are of no use; what counts is that nobody waits for them.
-        std::hint::black_box((flags, self.timers.is_active(id)));
+        // The value is of no use; what counts is that nobody waits for it.
+        std::hint::black_box(flags);
     }
 
     /// Takes the callback out of a live handle, for as long as it runs.
@@ -316,7 +316,9 @@ impl Handles {
         slot(&mut self.get_mut(id).ok()?.body)?.take()
     }
 
+    /// A timer must have left [`TimerTable`] and the wheel.
     pub fn remove(&mut self, id: Id) -> Option<Entry> {
+        debug_assert!(!self.timers.has_mark(id));
         self.set_active(id, false);
         let entry = self.slots.remove(id.to_raw())?;
         self.hidden -= usize::from(entry.flags.contains(Flags::INTERNAL));
@@ -336,15 +338,9 @@ impl Handles {
         self.change(id, Flags::ACTIVE, on);
     }
 
+    /// Not all that it takes if the handle is a timer: see `Core::set_referenced`.
     pub fn set_referenced(&mut self, id: Id, on: bool) {
         self.change(id, Flags::REFERENCED, on);
-        self.timers.set_referenced(id, on);
-    }
-
-    /// Whether something can still happen on a live handle by itself.
-    pub fn is_active(&self, id: Id) -> Result<bool> {
-        let active = self.get(id)?.flags.contains(Flags::ACTIVE);
-        Ok(active || self.timers.is_active(id))
     }
 
     #[inline]

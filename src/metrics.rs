@@ -175,7 +175,7 @@ pub(crate) fn describe(core: &Core, id: Id, entry: &Entry) -> String {
         line.push(' ');
         line.push_str(word);
     };
-    add(if core.handles.is_active(id) == Ok(true) {
+    add(if core.is_active(id) == Ok(true) {
         "active"
     } else {
         "inactive"

@@ -9,7 +9,7 @@ use smallbox::{smallbox, SmallBox};
 
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
-use crate::handles::{Body, Handles, Id, Kind};
+use crate::handles::{Body, Flags, Handles, Id, Kind};
 use crate::timers::Expired;
 
 pub(crate) use table::TimerTable;
@@ -142,11 +142,12 @@ impl Timer {
         let mut core = lp.core()?;
         let now = lp.fresh_clock(&mut core);
         let Core { handles, wheel, .. } = &mut *core;
-        let (key, repeats) = handles.timers.start(self.0, wheel)?;
-        if repeats || period != 0 {
+        let mark = handles.timers.find(self.0, wheel)?;
+        if mark.repeats() || period != 0 {
             set_period(handles, self, period);
         }
-        wheel.arm_inline(key, now.saturating_add(delay));
+        let armed = wheel.arm_inline(mark.key(), now.saturating_add(delay));
+        handles.timers.count(!armed && mark.is_referenced(), true);
         Ok(())
     }
 
@@ -157,8 +158,10 @@ impl Timer {
     pub fn stop(self, lp: &Loop) -> Result<()> {
         let mut core = lp.core()?;
         let Core { handles, wheel, .. } = &mut *core;
-        let key = handles.timers.stop(self.0, wheel)?;
-        wheel.disarm(key);
+        let mark = handles.timers.find(self.0, wheel)?;
+        let counts = mark.is_referenced() && wheel.is_armed(mark.key());
+        handles.timers.count(counts, false);
+        wheel.disarm(mark.key());
         Ok(())
     }
 
@@ -182,8 +185,8 @@ impl Timer {
     /// Errors: [`Code::ENOENT`] if it does not run, [`Code::EBADF`] for a closed timer.
     pub fn remaining(self, lp: &Loop) -> Result<Duration> {
         let core = &mut *lp.core()?;
-        let key = core.handles.timers.key(self.0, &core.wheel)?;
-        let deadline = core.wheel.deadline(key);
+        let mark = core.handles.timers.find(self.0, &core.wheel)?;
+        let deadline = core.wheel.deadline(mark.key());
         let deadline = deadline.ok_or(Error::new(Code::ENOENT))?;
         Ok(Duration::from_nanos(deadline.saturating_sub(core.now)))
     }
@@ -232,12 +235,13 @@ pub(crate) fn fire(core: &mut Core, due: Expired<Id>) -> Fired {
         return Fired::Nothing;
     };
     let key = entry.timer;
+    let referenced = entry.flags.contains(Flags::REFERENCED);
     let Body::Timer(state) = &mut entry.body else {
         return Fired::Other(entry.kind());
     };
     let callback = state.callback.take();
     match state.period {
-        0 => core.handles.timers.stopped(payload),
+        0 => core.handles.timers.count(referenced, false),
         period => {
             // The first deadline of its phase that is not over yet.
             let overrun = core.now.saturating_sub(deadline) / period;

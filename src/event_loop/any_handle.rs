@@ -22,7 +22,7 @@ impl Loop {
     fn set_referenced(&self, id: Id, on: bool) -> Result<()> {
         let mut core = self.core()?;
         core.handles.get_mut(id)?;
-        core.handles.set_referenced(id, on);
+        core.set_referenced(id, on);
         Ok(())
     }
 
@@ -43,7 +43,7 @@ impl Loop {
     ///
     /// Errors: [`Code::EBADF`](crate::Code::EBADF) for a closed handle.
     pub fn is_active(&self, handle: impl Into<Id>) -> Result<bool> {
-        self.core()?.handles.is_active(handle.into())
+        self.core()?.is_active(handle.into())
     }
 
     /// What the handle is.

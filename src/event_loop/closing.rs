@@ -198,7 +198,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
     let timer = std::mem::replace(&mut entry.timer, TimerKey::NONE);
     let mut lingers = false;
     match &mut entry.body {
-        Body::Timer(_) => core.handles.timers.remove(id),
+        Body::Timer(_) => core.handles.timers.remove(id, &core.wheel),
         Body::Hook(hook) => {
             let kind = hook.kind;
             core.hooks[kind as usize - 1].retain(|hook| *hook != id);
@@ -248,7 +248,7 @@ pub(crate) fn close(core: &mut Core, id: Id) -> Result<()> {
         core.driver.abandon_job(id);
         // The loop goes on until it has closed.
         core.lingering += 1;
-        core.handles.set_referenced(id, true);
+        core.set_referenced(id, true);
         core.handles.set_active(id, true);
         return Ok(());
     }

@@ -32,7 +32,7 @@ pub(crate) use task::{Posted, Queued};
 
 use crate::driver::{AnyDriver, Buffer, Driver};
 use crate::error::{Code, Result};
-use crate::handles::{Body, Handles, Id};
+use crate::handles::{Body, Flags, Handles, Id};
 use crate::metrics::Meter;
 #[cfg(feature = "net")]
 use crate::net::connecting::{AttemptNews, Connecting};
@@ -128,6 +128,20 @@ pub(crate) struct Core {
     pub now: u64,
     /// The loop is being freed: nothing new may be opened.
     pub ending: bool,
+}
+
+impl Core {
+    /// Whether the handle keeps the loop alive while it is active.
+    pub fn set_referenced(&mut self, id: Id, on: bool) {
+        self.handles.set_referenced(id, on);
+        self.handles.timers.set_referenced(id, on, &self.wheel);
+    }
+
+    /// Whether something can still happen on a live handle by itself.
+    pub fn is_active(&self, id: Id) -> Result<bool> {
+        let flags = self.handles.get(id)?.flags;
+        Ok(flags.contains(Flags::ACTIVE) || self.handles.timers.is_active(id, &self.wheel))
+    }
 }
 
 /// An event loop.

@@ -355,7 +355,7 @@ pub(super) fn look_up(
     let mut core = lp.core()?;
     core.handles.hide(request.id());
     // It is the stream that keeps the loop alive.
-    core.handles.set_referenced(request.id(), false);
+    core.set_referenced(request.id(), false);
     if let Some(connecting) = core.connecting.get_mut(&tcp.id()) {
         connecting.lookup = Some(request);
     }

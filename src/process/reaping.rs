@@ -162,7 +162,7 @@ pub(crate) fn leave(core: &mut Core, id: Id, mut state: Box<ProcessState>) {
     // It has a place: that of the handle which has just left.
     if let Ok(orphan) = core.handles.insert(Body::Process(state)) {
         core.handles.hide(orphan);
-        core.handles.set_referenced(orphan, false);
+        core.set_referenced(orphan, false);
         core.handles.set_active(orphan, true);
         match by_signal {
             Some(at) => core.children.ids[at] = orphan,

@@ -384,7 +384,7 @@ impl Loop {
                 let mut core = self.core.borrow_mut();
                 core.handles.hide(request.0);
                 // What keeps the loop alive is the stream.
-                core.handles.set_referenced(request.0, false);
+                core.set_referenced(request.0, false);
             }
             // Rather slow than not at all.
             Err(_) => {

@@ -2,7 +2,7 @@
 //!
 //! With a million timers each look at a handle's entry in the table of handles is a miss of the
 //! cache, and it is two lines long. So what is needed for a one-shot timer stands here, where
-//! sixteen timers share a line: its place in the wheel and three bits. That the handle is alive is
+//! sixteen timers share a line: its place in the wheel and a few bits. That the handle is alive is
 //! seen at that place, which is looked at anyway: the wheel keeps there whose it is. The entry is
 //! only looked at when the timer fires, or has a period.
 
@@ -11,24 +11,55 @@ use crate::handles::Id;
 use crate::slots::INDEX_BITS;
 use crate::timers::{TimerKey, Wheel};
 
+/// What the table has of a handle; 0: it is no timer.
+#[derive(Clone, Copy)]
+pub(crate) struct Mark(u32);
+
 /// The timer's place in the wheel, which has no more places than there are handles.
 const PLACE: u32 = (1 << INDEX_BITS) - 1;
 /// There is a timer.
 const OPEN: u32 = 1 << INDEX_BITS;
-/// It runs.
-const ACTIVE: u32 = OPEN << 1;
 /// While it runs it keeps the loop alive.
-const REFERENCED: u32 = OPEN << 2;
+const REFERENCED: u32 = OPEN << 1;
 /// Its entry has a period.
-const REPEATS: u32 = OPEN << 3;
+const REPEATS: u32 = OPEN << 2;
+
+impl Mark {
+    const NONE: Mark = Mark(0);
+
+    fn is_timer(self) -> bool {
+        self.0 != 0
+    }
+
+    #[inline]
+    pub fn key(self) -> TimerKey {
+        TimerKey::from_number(self.0 & PLACE)
+    }
+
+    #[inline]
+    pub fn is_referenced(self) -> bool {
+        self.0 & REFERENCED != 0
+    }
+
+    #[inline]
+    pub fn repeats(self) -> bool {
+        self.0 & REPEATS != 0
+    }
+
+    fn set(&mut self, bit: u32, on: bool) {
+        match on {
+            true => self.0 |= bit,
+            false => self.0 &= !bit,
+        }
+    }
+}
 
 /// A table of this length is kept when the last timer is closed.
 const KEPT: usize = 1024;
 
-/// The open timers, by the index of their handles.
+/// The open timers, by the index of their handles. Whether one runs, the wheel knows.
 pub(crate) struct TimerTable {
-    /// 0 where the handle is no timer.
-    marks: Vec<u32>,
+    marks: Vec<Mark>,
     open: usize,
     /// Timers that run and are referenced.
     holding: usize,
@@ -47,101 +78,72 @@ impl TimerTable {
     pub fn add(&mut self, timer: Id, key: TimerKey) {
         let index = timer.index() as usize;
         if index >= self.marks.len() {
-            self.marks.resize(index + 1, 0);
+            self.marks.resize(index + 1, Mark::NONE);
         }
-        debug_assert!(self.marks[index] == 0 && key.number() <= PLACE);
-        self.marks[index] = key.number() | OPEN | REFERENCED;
+        debug_assert!(!self.marks[index].is_timer() && key.number() <= PLACE);
+        self.marks[index] = Mark(key.number() | OPEN | REFERENCED);
         self.open += 1;
     }
 
-    /// Forgets a handle, if it is a timer.
-    pub fn remove(&mut self, timer: Id) {
-        self.stopped(timer);
-        let Some(mark) = self.marks.get_mut(timer.index() as usize) else {
+    /// Forgets a timer, which still has its place in the wheel.
+    pub fn remove(&mut self, timer: Id, wheel: &Wheel<Id>) {
+        let Ok(mark) = self.find(timer, wheel) else {
             return;
         };
-        self.open -= usize::from(*mark != 0);
-        *mark = 0;
+        self.count(mark.is_referenced() && wheel.is_armed(mark.key()), false);
+        self.marks[timer.index() as usize] = Mark::NONE;
+        self.open -= 1;
         if self.open == 0 && self.marks.len() > KEPT {
             self.marks = Vec::new();
         }
     }
 
-    /// Where the mark of an open timer is.
+    /// What there is of an open timer.
     #[inline]
-    fn find(&mut self, timer: Id, wheel: &Wheel<Id>) -> Result<&mut u32> {
-        match self.marks.get_mut(timer.index() as usize) {
-            Some(mark) if *mark != 0 && wheel.is_of(place(*mark), timer) => Ok(mark),
+    pub fn find(&self, timer: Id, wheel: &Wheel<Id>) -> Result<Mark> {
+        match self.marks.get(timer.index() as usize) {
+            Some(mark) if mark.is_timer() && wheel.is_of(mark.key(), timer) => Ok(*mark),
             _ => Err(Code::EBADF.into()),
         }
     }
 
-    /// The place in the wheel of an open timer.
-    pub fn key(&mut self, timer: Id, wheel: &Wheel<Id>) -> Result<TimerKey> {
-        self.find(timer, wheel).map(|mark| place(*mark))
-    }
-
-    /// The timer runs from now on. Its place in the wheel, where it is to be armed, and whether
-    /// it has had a period until now.
+    /// A referenced timer, if it is one, runs now and did not before, or the other way round.
     #[inline]
-    pub fn start(&mut self, timer: Id, wheel: &Wheel<Id>) -> Result<(TimerKey, bool)> {
-        let mark = self.find(timer, wheel)?;
-        let was = *mark;
-        *mark = was | ACTIVE;
-        self.holding += usize::from(was & (ACTIVE | REFERENCED) == REFERENCED);
-        Ok((place(was), was & REPEATS != 0))
+    pub fn count(&mut self, is_one: bool, runs: bool) {
+        match runs {
+            true => self.holding += usize::from(is_one),
+            false => self.holding -= usize::from(is_one),
+        }
     }
 
     /// Whether the open timer's entry has a period.
     pub fn set_repeats(&mut self, timer: Id, on: bool) {
         if let Some(mark) = self.marks.get_mut(timer.index() as usize) {
-            *mark = match on {
-                true => *mark | REPEATS,
-                false => *mark & !REPEATS,
-            };
+            mark.set(REPEATS, on);
         }
     }
 
-    /// The timer no longer runs. Its place in the wheel, where it is to be disarmed.
-    #[inline]
-    pub fn stop(&mut self, timer: Id, wheel: &Wheel<Id>) -> Result<TimerKey> {
-        let mark = self.find(timer, wheel)?;
-        let was = *mark;
-        *mark = was & !ACTIVE;
-        self.holding -= usize::from(was & (ACTIVE | REFERENCED) == ACTIVE | REFERENCED);
-        Ok(place(was))
-    }
-
-    /// The live handle, if it is a timer, is disarmed already.
-    #[inline]
-    pub fn stopped(&mut self, timer: Id) {
-        if let Some(mark) = self.marks.get_mut(timer.index() as usize) {
-            let held = *mark & (ACTIVE | REFERENCED) == ACTIVE | REFERENCED;
-            *mark &= !ACTIVE;
-            self.holding -= usize::from(held);
-        }
-    }
-
-    /// For a live handle, if it is a timer.
-    pub fn set_referenced(&mut self, timer: Id, on: bool) {
-        let mark = self.marks.get_mut(timer.index() as usize);
-        let Some(mark) = mark.filter(|mark| **mark != 0) else {
+    /// For any handle.
+    pub fn set_referenced(&mut self, timer: Id, on: bool, wheel: &Wheel<Id>) {
+        let Ok(mark) = self.find(timer, wheel) else {
             return;
         };
-        let active = *mark & ACTIVE != 0;
-        self.holding -= usize::from(active && *mark & REFERENCED != 0);
-        *mark = match on {
-            true => *mark | REFERENCED,
-            false => *mark & !REFERENCED,
-        };
-        self.holding += usize::from(active && on);
+        let runs = wheel.is_armed(mark.key());
+        self.count(runs && mark.is_referenced(), false);
+        self.count(runs && on, true);
+        self.marks[timer.index() as usize].set(REFERENCED, on);
     }
 
-    /// Whether a live handle is a timer that runs.
-    #[inline]
-    pub fn is_active(&self, timer: Id) -> bool {
-        let mark = self.marks.get(timer.index() as usize);
-        mark.is_some_and(|mark| mark & ACTIVE != 0)
+    /// Whether the handle is a timer that runs.
+    pub fn is_active(&self, timer: Id, wheel: &Wheel<Id>) -> bool {
+        let mark = self.find(timer, wheel);
+        mark.is_ok_and(|mark| wheel.is_armed(mark.key()))
+    }
+
+    /// Whether there is anything of a handle: of one that is being removed there must not be.
+    pub fn has_mark(&self, handle: Id) -> bool {
+        let mark = self.marks.get(handle.index() as usize);
+        mark.is_some_and(|mark| mark.is_timer())
     }
 
     /// How many timers keep the loop alive.
@@ -149,11 +151,6 @@ impl TimerTable {
     pub fn holding(&self) -> usize {
         self.holding
     }
-}
-
-#[inline]
-fn place(mark: u32) -> TimerKey {
-    TimerKey::from_number(mark & PLACE)
 }
 
 #[cfg(test)]
@@ -175,27 +172,23 @@ mod tests {
 
     #[test]
     fn only_timers_that_run_and_are_referenced_hold() {
-        let (mut table, wheel, ids) = opened(&[7, 3]);
+        let (mut table, mut wheel, ids) = opened(&[7, 3]);
+        let marks = [0, 1].map(|index| table.find(ids[index], &wheel).unwrap());
+        table.set_referenced(ids[0], false, &wheel);
         assert_eq!(table.holding(), 0);
-        for _ in 0..2 {
-            table.start(ids[0], &wheel).unwrap();
-            assert_eq!(table.holding(), 1);
+        for mark in marks {
+            wheel.arm(mark.key(), 100);
         }
-        table.start(ids[1], &wheel).unwrap();
-        assert_eq!(table.holding(), 2);
-        for _ in 0..2 {
-            table.set_referenced(ids[0], false);
-            assert_eq!(table.holding(), 1);
+        table.count(true, true);
+        assert_eq!(table.holding(), 1);
+        for (on, holding) in [(true, 2), (true, 2), (false, 1), (false, 1)] {
+            table.set_referenced(ids[0], on, &wheel);
+            assert_eq!(table.holding(), holding);
+            assert!(table.is_active(ids[0], &wheel));
         }
-        table.stop(ids[0], &wheel).unwrap();
-        table.set_referenced(ids[0], true);
+        table.remove(ids[0], &wheel);
         assert_eq!(table.holding(), 1);
-        table.stopped(ids[1]);
-        table.stopped(ids[1]);
-        assert_eq!(table.holding(), 0);
-        table.start(ids[0], &wheel).unwrap();
-        assert_eq!(table.holding(), 1);
-        table.remove(ids[0]);
+        table.remove(ids[1], &wheel);
         assert_eq!(table.holding(), 0);
     }
 
@@ -205,27 +198,27 @@ mod tests {
         let next = Id::from_raw((3 << 32) | 5).unwrap();
         for stranger in [(1 << 32) | 4, (1 << 32) | 2001, (1 << 32) | (1 << 24) | 5] {
             let stranger = Id::from_raw(stranger).unwrap();
-            assert!(table.start(stranger, &wheel).is_err());
+            assert!(table.find(stranger, &wheel).is_err());
         }
-        let key = table.key(ids[0], &wheel).unwrap();
-        table.remove(ids[0]);
+        let key = table.find(ids[0], &wheel).unwrap().key();
+        table.remove(ids[0], &wheel);
         wheel.remove(key);
-        assert!(table.start(ids[0], &wheel).is_err());
+        assert!(table.find(ids[0], &wheel).is_err());
         // The slot has another timer, and so has the place in the wheel.
         table.add(next, wheel.add(next));
-        assert_eq!(table.key(next, &wheel).ok(), Some(key));
-        assert!(table.stop(ids[0], &wheel).is_err());
-        assert!(!table.is_active(next));
-        assert_eq!(table.holding(), 0);
+        assert!(table.find(next, &wheel).unwrap().key() == key);
+        assert!(table.find(ids[0], &wheel).is_err());
+        table.remove(ids[0], &wheel);
+        assert!(table.find(next, &wheel).is_ok());
     }
 
     #[test]
     fn a_long_table_is_given_back_with_the_last_timer() {
-        let (mut table, _, ids) = opened(&[9, 5000]);
-        table.remove(ids[1]);
-        table.remove(ids[1]);
+        let (mut table, wheel, ids) = opened(&[9, 5000]);
+        table.remove(ids[1], &wheel);
+        table.remove(ids[1], &wheel);
         assert!(table.marks.len() > KEPT);
-        table.remove(ids[0]);
+        table.remove(ids[0], &wheel);
         assert_eq!(table.marks.capacity(), 0);
     }
 }

@@ -185,9 +185,9 @@ impl<P: Copy> Wheel<P> {
         self.arm_inline(key, deadline);
     }
 
-    /// As [`Wheel::arm`], for the caller that does it a million times.
+    /// As [`Wheel::arm`], for the caller that does it a million times. Whether it was armed.
     #[inline(always)]
-    pub(crate) fn arm_inline(&mut self, key: TimerKey, deadline: u64) {
+    pub(crate) fn arm_inline(&mut self, key: TimerKey, deadline: u64) -> bool {
         // Both, before anything is written: so the compiler knows that they stay where they are.
         let state = &mut self.states[key.0 as usize];
         let node = &mut self.nodes[key.0 as usize];
@@ -201,7 +201,7 @@ impl<P: Copy> Wheel<P> {
         if was & QUEUED != 0 {
             if node.queued <= deadline {
                 self.stale -= usize::from(was & ARMED == 0);
-                return;
+                return was & ARMED != 0;
             }
             self.stale += usize::from(was & ARMED != 0);
             self.superseded += 1;
@@ -214,6 +214,7 @@ impl<P: Copy> Wheel<P> {
         if was & QUEUED != 0 {
             self.bound_stale();
         }
+        was & ARMED != 0
     }
 
     /// Makes a timer due never.
@@ -231,6 +232,12 @@ impl<P: Copy> Wheel<P> {
         }
     }
 
+    /// Whether the timer is armed.
+    #[inline]
+    pub(crate) fn is_armed(&self, key: TimerKey) -> bool {
+        self.states[key.0 as usize] & ARMED != 0
+    }
+
     /// Whether this is the payload of the timer, or of the one that was there last.
     #[inline]
     pub(crate) fn is_of(&self, key: TimerKey, payload: P) -> bool
@@ -243,8 +250,8 @@ impl<P: Copy> Wheel<P> {
 
     /// When a timer is due; `None` if it is not armed.
     pub(crate) fn deadline(&self, key: TimerKey) -> Option<u64> {
-        let armed = self.states[key.0 as usize] & ARMED != 0;
-        armed.then(|| self.nodes[key.0 as usize].deadline)
+        self.is_armed(key)
+            .then(|| self.nodes[key.0 as usize].deadline)
     }
 
     /// How many timers there are, armed or not.

@@ -276,6 +276,7 @@ fn discard(core: &mut Core, id: Id) {
     match &mut entry.body {
         Body::Poll(poll) => core.driver.close(id, &mut poll.source),
         Body::Waker(waker) => waker.close(),
+        Body::Timer(_) => core.handles.timers.remove(id, &core.wheel),
         _ => {}
     }
     if timer != TimerKey::NONE {

@@ -36,7 +36,7 @@ impl Native {
             let mut core = lp.core()?;
             for id in [poll.id(), timer.id()] {
                 core.handles.hide(id);
-                core.handles.set_referenced(id, false);
+                core.set_referenced(id, false);
             }
         }
         if let Err(error) = poll.start(lp, Interest::READABLE) {

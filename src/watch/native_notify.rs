@@ -39,7 +39,7 @@ impl Native {
         let remote = waker.remote(lp)?;
         let mut core = lp.core()?;
         core.handles.hide(waker.id());
-        core.handles.set_referenced(waker.id(), false);
+        core.set_referenced(waker.id(), false);
         Ok(Native {
             waker,
             remote,

@@ -100,7 +100,7 @@ fn look(lp: &Loop, id: Id) -> Result<()> {
     })?;
     let mut core = lp.core()?;
     core.handles.hide(look.id());
-    core.handles.set_referenced(look.id(), false);
+    core.set_referenced(look.id(), false);
     if let Some(polling) = &mut state(core.handles.get_mut(id)?)?.polling {
         polling.look = Some(look.id());
     }
