@@ -260,10 +260,10 @@ impl Uring {
                 _ => None,
             })
             .collect();
-        for begun in jobs.table.iter_mut() {
-            match begun {
+        for number in 0..jobs.table.len() as u32 {
+            match jobs.get(number) {
                 Some(lost) if lost.in_kernel => all.push((lost.id, None)),
-                other => all.extend(other.take().map(|begun| (begun.id, Some(begun.job)))),
+                _ => all.extend(jobs.take(number).map(|begun| (begun.id, Some(begun.job)))),
             }
         }
         (jobs.again, jobs.told_now) = (VecDeque::new(), 0);
@@ -433,11 +433,41 @@ mod tests {
     }
 
     #[test]
-    fn a_pipe_that_nobody_writes_to_is_let_go_when_all_ends() {
+    fn what_never_ends_by_itself_is_ended_with_all_or_when_nobody_waits_for_it() {
+        for is_abandoned in [true, false] {
+            let Some(mut uring) = uring() else { return };
+            let (reader, _writer) = std::io::pipe().unwrap();
+            let job = Read {
+                file: std::os::fd::OwnedFd::from(reader).into(),
+                memory: Box::new([0; 64]),
+                offset: 0,
+                came: 0,
+                told: 0,
+            };
+            let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id(1));
+            uring.begin_job(id(1), ticket, 1).unwrap();
+            assert_eq!(uring.jobs.in_kernel().count(), 1);
+            if is_abandoned {
+                uring.abandon_job(id(1));
+                while uring.jobs.in_kernel().next().is_some() {
+                    uring.wait(None, 0).unwrap();
+                }
+                uring.rest();
+            }
+            let ended = uring.end_jobs();
+            assert!(matches!(ended[..], [(of, Some(_))] if of == id(1)));
+            assert_eq!(uring.jobs.under_way(), 0);
+        }
+    }
+
+    #[test]
+    fn what_the_kernel_still_has_when_the_ring_goes_is_not_freed() {
         let Some(mut uring) = uring() else { return };
-        let (reader, _writer) = std::io::pipe().unwrap();
+        let (reader, mut writer) = std::io::pipe().unwrap();
+        let file = File::from(std::os::fd::OwnedFd::from(reader));
+        let descriptor = file.as_raw_fd();
         let job = Read {
-            file: std::os::fd::OwnedFd::from(reader).into(),
+            file,
             memory: Box::new([0; 64]),
             offset: 0,
             came: 0,
@@ -445,9 +475,10 @@ mod tests {
         };
         let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id(1));
         uring.begin_job(id(1), ticket, 1).unwrap();
-        uring.abandon_job(id(1));
-        let ended = uring.end_jobs();
-        assert!(matches!(ended[..], [(of, Some(_))] if of == id(1)));
-        assert_eq!(uring.jobs.under_way(), 0);
+        drop(uring);
+        // With the job goes its descriptor: it is still open.
+        // SAFETY: reads flags of a descriptor.
+        assert!(unsafe { libc::fcntl(descriptor, libc::F_GETFD) } >= 0);
+        std::io::Write::write_all(&mut writer, b"nobody reads it").unwrap();
     }
 }
