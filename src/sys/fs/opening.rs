@@ -97,7 +97,9 @@ pub(crate) fn open_now(folder: Option<&File>, path: &Path, how: Opening) -> Open
         Err(error) => return why_not(error),
     };
     let waits = how.flags & open_flag::NO_WAIT == 0;
-    match is_file_or_folder(&file) {
+    // It asks nobody either, as its file system is.
+    let is_plain = file.metadata().is_ok_and(|it| it.is_file() || it.is_dir());
+    match is_plain {
         true if waits => match go_on_waiting(&file) {
             Ok(()) => OpenedNow::File(file),
             Err(error) => OpenedNow::Failed(error),
@@ -140,21 +142,6 @@ fn why_not(error: io::Error) -> OpenedNow {
         }
         _ => OpenedNow::Failed(error),
     }
-}
-
-fn is_file_or_folder(file: &File) -> bool {
-    // SAFETY: numbers, of which zeros are valid.
-    let mut found: libc::statx = unsafe { std::mem::zeroed() };
-    // What the kernel has: no server is asked.
-    let flags = libc::AT_EMPTY_PATH | libc::AT_STATX_DONT_SYNC;
-    // SAFETY: an open descriptor, a C string, and a struct to fill in.
-    let outcome = retry(|| unsafe {
-        let asked = libc::STATX_TYPE;
-        let (file, name) = (file.as_raw_fd(), c"".as_ptr());
-        libc::syscall(libc::SYS_statx, file, name, flags, asked, &mut found)
-    });
-    let kind = u32::from(found.stx_mode) & libc::S_IFMT;
-    outcome.is_ok() && [libc::S_IFREG, libc::S_IFDIR].contains(&kind)
 }
 
 /// Takes back that nothing waits on it: only its opening was not to.
