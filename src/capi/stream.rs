@@ -326,7 +326,7 @@ pub(super) fn completion(done: kolo_write_cb, user: *mut c_void) -> Option<Write
 /// of the first, of which nothing more is heard. `user` is the last argument of its callbacks.
 ///
 /// Errors: KOLO_EINVAL if `handler` is NULL or its size is wrong; the system's if reading cannot
-/// begin.
+/// begin. In on_accept these come to on_error instead.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_stream_attach(
     r#loop: *mut kolo_loop,

@@ -88,7 +88,8 @@ impl Stream {
     /// Gives the stream a handler, or another one in place of the first, which is dropped.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream; those of the system when reading cannot
-    /// begin.
+    /// begin. While connections are being accepted, these come to
+    /// [`StreamHandler::on_error`] instead.
     pub fn attach(self, lp: &Loop, handler: impl StreamHandler) -> Result<()> {
         self.attach_boxed(lp, Box::new(handler))
     }

@@ -191,7 +191,7 @@ impl<S: Selector> Readiness<S> {
 
     /// Registers those that were accepted in this turn, all of them together: the kernel's code for the one and for
     /// the other does not fit into the nearest cache at once. (Connections that come 16 at a time, have one echo and
-    /// go cost 0.99 of what they cost when each is registered as soon as it is accepted.)
+    /// go cost 0.98 of what they cost when each is registered as soon as it is accepted.)
     fn register_fresh(&mut self, sources: &mut impl Sources) -> Option<Completion> {
         while let Some(id) = self.fresh.pop_front() {
             let Some(source) = sources.source(id) else {
