@@ -1825,7 +1825,7 @@ typedef void (*kolo_write_cb)(kolo_loop *loop, kolo_stream stream, int status, v
  * of the first, of which nothing more is heard. `user` is the last argument of its callbacks.
  *
  * Errors: KOLO_EINVAL if `handler` is NULL or its size is wrong; the system's if reading cannot
- * begin.
+ * begin. In on_accept these come to on_error instead.
  */
 int kolo_stream_attach(kolo_loop *loop,
                        kolo_stream stream,
