@@ -173,7 +173,8 @@ impl Watch {
     /// Errors: [`Code::ENOENT`], [`Code::EACCES`], [`Code::ENOTDIR`], [`Code::ELOOP`] and the
     /// like if nothing can be found there or it must not be read; [`Code::EINVAL`] for an empty
     /// path or no changes to tell; [`Code::ENOSPC`] and [`Code::EMFILE`] when the system allows no more (see
-    /// above); [`Code::ENOBUFS`] when the loop holds as many handles as it can;
+    /// above); [`Code::ENOBUFS`] when the loop holds as many handles as it can, or the pool has no room for a watch that
+    /// polls;
     /// [`Code::ECANCELED`] while the loop is being freed.
     pub fn open(
         lp: &Loop,

@@ -105,7 +105,17 @@ impl World {
                 world.watch_tells(at, event);
             });
         });
-        let Some(watch) = self.opened("Watch::open", opened) else {
+        // A polling watch looks on a thread.
+        let full = polls
+            && self.small_pool
+            && opened
+                .as_ref()
+                .is_err_and(|error| error.code() == Code::ENOBUFS);
+        let expected = match full {
+            true => Some(Code::ENOBUFS),
+            false => self.expected_of_opening(),
+        };
+        let Some(watch) = self.outcome("Watch::open", opened, expected) else {
             return;
         };
         let path = self.outcome("Watch::path", watch.path(lp), None);
