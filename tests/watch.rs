@@ -180,6 +180,26 @@ fn what_happens_in_a_folder_is_told_in_its_order() {
 }
 
 #[test]
+fn when_the_last_watch_has_gone_its_places_are_free_for_timers() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let nothing = |_: &Loop, _: Watch, _: &WatchEvent| ();
+        let got = Watch::open(&lp, folder.at("none"), &WatchOptions::default(), nothing);
+        assert_eq!(code(got), Code::ENOENT);
+        let fired = Shared::new(0);
+        for _ in 0..8 {
+            let fires = fired.clone();
+            Timer::after(&lp, Duration::ZERO, move |_| {
+                fires.with(|count| *count += 1)
+            })
+            .unwrap();
+        }
+        run_to_end(&lp);
+        assert_eq!(fired.get(), 8);
+    });
+}
+
+#[test]
 fn a_watch_does_not_tell_of_what_happened_before_it_was_opened() {
     for recursive in [false, true] {
         each_driver(|lp| {
