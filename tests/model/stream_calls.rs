@@ -530,6 +530,8 @@ impl World {
             return;
         }
         let first = !self.stream(at).attached;
+        let asks = matches!(self.callback, Some(Callback::Memory | Callback::Passed));
+        let succeeds = asks && self.current == Some(at);
         let generation = self.stream(at).generation + 1;
         let handler = Handler::new(self, at, generation);
         let reads = handler.reads;
@@ -540,6 +542,7 @@ impl World {
         let stream = self.stream(at);
         stream.attached = true;
         stream.generation = generation;
+        stream.succeeds = succeeds;
         if first && reads && stream.failed.is_none() && !stream.ended && !stream.reading {
             stream.reading = true;
             stream.read_at(now);

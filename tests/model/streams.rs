@@ -53,6 +53,9 @@ pub struct StreamModel {
     pub lingers_until: Option<u64>,
     /// It was told of descriptors, and the bytes that they came with follow at once.
     pub bytes_follow: bool,
+    /// Its handler was attached while another was asked for memory, or told of descriptors: what comes then is this
+    /// one's, and not in its memory.
+    pub succeeds: bool,
     /// Shut down under another handle.
     pub end_shut: bool,
     pub owned: VecDeque<Owned>,
@@ -99,6 +102,7 @@ impl StreamModel {
             finishing: false,
             lingers_until: None,
             bytes_follow: false,
+            succeeds: false,
             end_shut: false,
             owned: VecDeque::new(),
             ended_writes: Vec::new(),
@@ -213,7 +217,8 @@ impl StreamHandler for Handler {
         called(lp, Callback::Data, Some(at), |world| {
             world.is_current(at, generation);
             // Attached in `on_descriptors`, it gets the bytes that came with them, which are there already.
-            let follows = world.stream(at).bytes_follow;
+            let stream = world.stream(at);
+            let follows = std::mem::take(&mut stream.succeeds) || stream.bytes_follow;
             world.check(self.memory.is_none() || follows, || {
                 format!("#{at} gets data beside its memory")
             });
