@@ -348,10 +348,7 @@ impl<S: Selector> Driver for Readiness<S> {
             };
             let completion = self.step(&mut now, source, buffer);
             if completion.is_some() {
-                // Most often that was all, and what comes next may go the short way.
-                if source.state.contains(State::READABLE) || now.found.is_some() {
-                    self.current = Some(now);
-                }
+                self.current = Some(now);
                 return completion;
             }
         }
