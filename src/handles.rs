@@ -1,7 +1,7 @@
 //! The table of handles: generational identifiers over [`Slots`].
 //!
-//! An [`Id`] is 64 bits: the slot's index (24 bits), a tag of the loop it belongs to (8 bits)
-//! and the slot's generation (32 bits). A handle that was closed, or that belongs to another
+//! An [`Id`] is 64 bits: the slot's index (24 bits), one that is set in all, a tag of the loop it belongs to
+//! (8 bits) and the slot's generation (31 bits). A handle that was closed, or that belongs to another
 //! loop, is recognised by comparison. The table also keeps the two facts that decide whether a
 //! loop is alive: how many handles are active and referenced, and which are closing.
 
@@ -27,7 +27,7 @@ use crate::process::ProcessState;
 use crate::remote::WakerState;
 use crate::request::RequestState;
 use crate::signal::SignalState;
-use crate::slots::{Slots, INDEX_BITS, LIVE, SLOTS_MAX};
+use crate::slots::{Slots, INDEX_MASK, LIVE, SLOTS_MAX};
 use crate::stream::StreamState;
 use crate::sys::fork::ForkLock;
 use crate::timer::{TimerState, TimerTable};
@@ -41,8 +41,6 @@ use crate::watch::WatchState;
 /// [`Code::EBADF`], also after the slot is used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Id(NonZeroU64);
-
-const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 
 /// Handles that one loop can hold at once.
 pub(crate) const HANDLES_MAX: usize = SLOTS_MAX;
@@ -60,6 +58,12 @@ impl Id {
             Some(number) if raw & LIVE != 0 => Some(Id(number)),
             _ => None,
         }
+    }
+
+    /// One that a table could have given out.
+    #[cfg(any(test, loom))]
+    pub(crate) fn in_slot(index: u64, generation: u32) -> Id {
+        Id(NonZeroU64::new(crate::slots::name_of(index, generation, 0)).unwrap())
     }
 
     /// The slot's index, for tables beside this one.
@@ -232,6 +236,8 @@ pub(crate) struct Handles {
     hidden: usize,
     /// What there is beside the entries of timers, and how many of them keep the loop alive.
     pub timers: TimerTable,
+    /// See [`Handles::note_clear`]; 0 for none.
+    clear: u64,
 }
 
 impl Handles {
@@ -244,6 +250,7 @@ impl Handles {
             holding: 0,
             hidden: 0,
             timers: TimerTable::new(),
+            clear: 0,
         }
     }
 
@@ -283,17 +290,34 @@ impl Handles {
     /// The entry of a live handle: not closed, of this loop.
     #[inline]
     pub fn get_mut(&mut self, id: Id) -> Result<&mut Entry> {
+        self.clear = 0;
         self.slots.get_mut(id.to_raw()).ok_or(Code::EBADF.into())
     }
 
     /// The entry, also of a handle that is closing.
     #[inline]
     pub fn any_mut(&mut self, id: Id) -> Option<&mut Entry> {
+        self.clear = 0;
         self.slots.any_mut(id.to_raw())
+    }
+
+    /// The callback of a stream is about to run, and nothing stands between what it writes and the kernel. That is
+    /// remembered until somebody gets at an entry to change it, so that such a stream, which most are, need not be
+    /// looked up for each write.
+    #[inline]
+    pub fn note_clear(&mut self, id: Id) {
+        self.clear = id.to_raw();
+    }
+
+    /// Whether this was noted, and still holds.
+    #[inline]
+    pub fn is_clear(&self, id: Id) -> bool {
+        self.clear == id.to_raw()
     }
 
     /// The handle is dead for the user: from now on only [`Handles::any_mut`] finds it.
     pub fn begin_closing(&mut self, id: Id) -> Result<&mut Entry> {
+        self.clear = 0;
         let entry = self.slots.hide(id.to_raw()).ok_or(Code::EBADF)?;
         entry.flags.insert(Flags::CLOSING);
         Ok(entry)
@@ -391,6 +415,7 @@ impl Handles {
 
     /// Everything that a driver may have registered.
     pub fn sources(&mut self) -> impl Iterator<Item = (Id, &mut Source)> {
+        self.clear = 0;
         let live = self
             .slots
             .iter_mut()
@@ -540,6 +565,27 @@ mod tests {
         assert!(two.get_mut(in_one).is_err());
         assert!(one.get_mut(in_two).is_err());
         assert!(one.remove(in_two).is_none());
+    }
+
+    #[test]
+    fn a_stream_stands_clear_until_somebody_gets_at_an_entry() {
+        let ways: [fn(&mut Handles, Id); 6] = [
+            |handles, id| assert!(handles.get_mut(id).is_ok()),
+            |handles, id| assert!(handles.any_mut(id).is_some()),
+            |handles, id| assert!(handles.begin_closing(id).is_ok()),
+            |handles, id| assert!(handles.remove(id).is_some()),
+            |handles, id| handles.set_active(id, true),
+            |handles, _| assert_eq!(handles.sources().count(), 0),
+        ];
+        for way in ways {
+            let mut handles = Handles::new();
+            let [one, other] = [(); 2].map(|()| handles.insert(timer()).unwrap());
+            handles.note_clear(one);
+            assert!(handles.get(other).is_ok());
+            assert!(handles.is_clear(one) && !handles.is_clear(other));
+            way(&mut handles, other);
+            assert!(!handles.is_clear(one) && !handles.is_clear(other));
+        }
     }
 
     #[test]

@@ -105,14 +105,14 @@ impl Hook {
 
 impl Loop {
     /// One phase of hooks.
-    #[inline]
+    #[inline(always)] // mostly there are none
     pub(crate) fn run_hooks(&self, kind: HookKind) {
-        if !self.core.borrow().hooks[kind as usize - 1].is_empty() {
-            self.run_those_there_are(kind);
+        if self.core.borrow().has_hooks(kind) {
+            self.run_hooks_of(kind);
         }
     }
 
-    fn run_those_there_are(&self, kind: HookKind) {
+    fn run_hooks_of(&self, kind: HookKind) {
         if self.is_parents() {
             return;
         }

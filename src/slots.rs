@@ -6,17 +6,27 @@
 use std::num::NonZeroU64;
 
 pub(crate) const INDEX_BITS: u32 = 24;
-pub(crate) const TAG_BITS: u32 = 8;
-const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
+pub(crate) const INDEX_MASK: u64 = (1 << INDEX_BITS) - 1;
 
-/// Set in every name.
-pub(crate) const LIVE: u64 = 1 << (INDEX_BITS + TAG_BITS);
+/// Set in every name. Among the lower 32 bits, so that it fits into an instruction.
+pub(crate) const LIVE: u64 = 1 << INDEX_BITS;
 
-/// One use of a slot more: what is left of the 64 bits counts them.
-const GENERATION: u64 = LIVE << 1;
+/// Where in a name the table's tag is, 8 bits.
+pub(crate) const TAG_SHIFT: u32 = INDEX_BITS + 1;
+
+/// Where a name counts the uses of its slot: what is left of the 64 bits.
+pub(crate) const GENERATION_SHIFT: u32 = TAG_SHIFT + u8::BITS;
+
+/// One use of a slot more.
+const GENERATION: u64 = 1 << GENERATION_SHIFT;
 
 /// What the index can count; slot 0 is never used.
 pub(crate) const SLOTS_MAX: usize = (1 << INDEX_BITS) - 2;
+
+/// The name that the entry of a slot has after so many uses of it, with the table's tag in its place.
+pub(crate) const fn name_of(index: u64, generation: u32, tag: u64) -> u64 {
+    (generation as u64) << GENERATION_SHIFT | tag | LIVE | index & INDEX_MASK
+}
 
 pub(crate) struct Slots<T> {
     slots: Vec<Slot<T>>,
@@ -44,7 +54,7 @@ impl<T> Slots<T> {
             slots: vec![never_used],
             free: 0,
             used: 0,
-            tag: u64::from(tag) << INDEX_BITS,
+            tag: u64::from(tag) << TAG_SHIFT,
         }
     }
 
@@ -190,7 +200,7 @@ mod tests {
         let last = slots.slots[1].name;
         slots.remove(last);
         let first = slots.insert('b').unwrap().get();
-        assert_eq!(first, LIVE | 1 << INDEX_BITS | 1);
+        assert_eq!(first, LIVE | 1 << TAG_SHIFT | 1);
         assert_eq!((slots.get(last), slots.get(first)), (None, Some(&'b')));
     }
 

@@ -25,6 +25,8 @@ pub(super) fn last_system_error() -> c_int {
 }
 
 /// An error's number, on its way to C.
+#[cold]
+#[inline(never)] // calls that succeed stay short
 pub(super) fn number(error: Error) -> c_int {
     // A thread that is coming to its end may have no such variable any more.
     let _ = LAST_SYSTEM.try_with(|last| last.set(error.system()));
@@ -179,11 +181,15 @@ pub(super) unsafe fn read<T: Copy>(at: *const T) -> Result<T> {
 /// `count` values at `base` can be read for as long as the slice is used.
 #[inline]
 pub(super) unsafe fn slice<'a, T>(base: *const T, count: usize) -> Result<&'a [T]> {
-    if count == 0 {
-        return Ok(&[]);
+    let longest = isize::MAX as usize / size_of::<T>().max(1);
+    // One comparison for both, in the way of every write.
+    if count.wrapping_sub(1) >= longest {
+        return match count {
+            0 => Ok(&[]),
+            _ => Err(Code::EINVAL.into()),
+        };
     }
-    let too_long = count > isize::MAX as usize / size_of::<T>().max(1);
-    if base.is_null() || too_long {
+    if base.is_null() {
         return Err(Code::EINVAL.into());
     }
     // SAFETY: not NULL, no longer than memory can be, and readable as the caller promises.

@@ -439,6 +439,11 @@ pub(crate) trait Driver {
     }
     /// Whether completions are at hand, so that the next wait must not block.
     fn has_more(&self) -> bool;
+    /// Whether it is known that [`Driver::next`] has nothing more in this turn.
+    #[inline]
+    fn is_through(&self) -> bool {
+        false
+    }
     /// No `wait` follows for now: all that was asked for reaches the kernel.
     fn rest(&mut self) {}
 
@@ -493,14 +498,6 @@ pub(crate) trait Driver {
         slices: &[IoSlice<'_>],
     ) -> Result<usize> {
         self.send(id, source, slices)
-    }
-    /// As [`Driver::send_copied`]; `None` when all was taken.
-    #[inline(always)] // into the way of every message
-    fn send_whole(&mut self, id: Id, source: &mut Source, bytes: &[u8]) -> Option<Result<usize>> {
-        match self.send_copied(id, source, &[IoSlice::new(bytes)]) {
-            Ok(sent) if sent == bytes.len() => None,
-            outcome => Some(outcome),
-        }
     }
     /// Has everything reach the kernel that `send_copied` took; what it does not take. Then a
     /// [`Completion::Sent`] follows, as after a send.
@@ -671,16 +668,38 @@ impl AnyDriver {
 }
 
 impl AnyDriver {
-    /// [`Driver::send_whole`] of a driver that was asked for by name.
-    #[inline(never)] // the way of the other stays short
-    #[cfg_attr(not(target_os = "linux"), allow(dead_code))]
-    fn send_whole_otherwise(
+    /// Sends by one call, where that is all there is to it: for a socket, and the driver that loops have when they
+    /// ask for none. All that is not a whole send is a matter of [`AnyDriver::sent_plainly`].
+    #[inline(always)] // into the way of every message
+    pub fn send_plainly(&self, source: &Source, bytes: &[u8]) -> Option<io::Result<usize>> {
+        match (self, &source.object) {
+            #[cfg(target_os = "linux")]
+            (AnyDriver::Epoll(_), Object::Socket(socket)) => {
+                Some(crate::sys::send(socket, &[IoSlice::new(bytes)]))
+            }
+            #[cfg(not(target_os = "linux"))]
+            (AnyDriver::Portable(_), Object::Socket(socket)) => {
+                Some(crate::sys::send(socket, &[IoSlice::new(bytes)]))
+            }
+            _ => None,
+        }
+    }
+
+    /// After [`AnyDriver::send_plainly`] of so many bytes: as [`Driver::send`] says it.
+    pub fn sent_plainly(
         &mut self,
         id: Id,
         source: &mut Source,
-        bytes: &[u8],
-    ) -> Option<Result<usize>> {
-        either!(self, driver => driver.send_whole(id, source, bytes))
+        total: usize,
+        outcome: io::Result<usize>,
+    ) -> Result<usize> {
+        match self {
+            #[cfg(target_os = "linux")]
+            AnyDriver::Epoll(driver) => driver.sent(id, source, total, outcome),
+            AnyDriver::Portable(driver) => driver.sent(id, source, total, outcome),
+            #[allow(unreachable_patterns)] // these do not send plainly
+            _ => outcome.map_err(Error::from),
+        }
     }
 }
 
@@ -720,8 +739,14 @@ impl Driver for AnyDriver {
         }
     }
 
+    #[inline]
     fn has_more(&self) -> bool {
         either!(self, driver => driver.has_more())
+    }
+
+    #[inline]
+    fn is_through(&self) -> bool {
+        either!(self, driver => driver.is_through())
     }
 
     fn rest(&mut self) {
@@ -752,18 +777,6 @@ impl Driver for AnyDriver {
         slices: &[IoSlice<'_>],
     ) -> Result<usize> {
         either!(self, driver => driver.send_copied(id, source, slices))
-    }
-
-    #[inline(always)]
-    fn send_whole(&mut self, id: Id, source: &mut Source, bytes: &[u8]) -> Option<Result<usize>> {
-        match self {
-            #[cfg(target_os = "linux")]
-            AnyDriver::Epoll(driver) => driver.send_whole(id, source, bytes),
-            #[cfg(not(target_os = "linux"))]
-            AnyDriver::Portable(driver) => driver.send_whole(id, source, bytes),
-            #[allow(unreachable_patterns)]
-            _ => self.send_whole_otherwise(id, source, bytes),
-        }
     }
 
     fn take_unsent(&mut self, id: Id, source: &mut Source) -> Result<Option<Vec<u8>>> {

@@ -69,7 +69,16 @@ impl Loop {
         Ok(())
     }
 
+    #[inline(always)] // mostly nothing
     pub(super) fn run_closing(&self) {
+        let core = self.core.borrow();
+        if !core.closing.is_empty() || !core.finals.is_empty() {
+            drop(core);
+            self.close_what_is_closing();
+        }
+    }
+
+    fn close_what_is_closing(&self) {
         {
             let mut core = self.core.borrow_mut();
             while let Some(id) = core.closing.pop_front() {

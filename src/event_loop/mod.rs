@@ -321,7 +321,7 @@ impl Loop {
             || !core.deferred.is_empty()
             || !core.closing.is_empty()
             || !core.finals.is_empty()
-            || !core.hooks[crate::hook::HookKind::Idle as usize - 1].is_empty()
+            || core.has_hooks(crate::hook::HookKind::Idle)
             || self.mailbox.has_posts();
         match at_hand {
             true => Some(0),

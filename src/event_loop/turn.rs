@@ -11,6 +11,11 @@ use crate::pool::Finished;
 use crate::timer::Fired;
 
 impl Core {
+    #[inline]
+    pub(crate) fn has_hooks(&self, kind: HookKind) -> bool {
+        !self.hooks[kind as usize - 1].is_empty()
+    }
+
     /// Has the processor fetch the entries of the next timers that are due, all at once: with a
     /// million timers each is a cache miss, and one after the other they are most of the cost.
     /// How many.
@@ -27,9 +32,11 @@ impl Loop {
         #[cfg(feature = "fs")]
         self.at_once_left.set(crate::fs::AT_ONCE_PER_TURN);
         let callbacks = self.meter.callbacks();
-        self.refresh_clock();
-        self.run_timers();
-        self.run_deferred();
+        if self.needs_clock() {
+            self.refresh_clock();
+            self.run_timers();
+            self.run_deferred();
+        }
         // Whoever asked for one turn must hear of what happened before the next wait.
         let waits = match mode {
             RunMode::Default => true,
@@ -55,6 +62,16 @@ impl Loop {
         Ok(())
     }
 
+    /// Whether anything happens before the wait that goes by the clock. It is read after the wait in any case.
+    #[inline]
+    fn needs_clock(&self) -> bool {
+        let core = &*self.core.borrow();
+        let hooks = [HookKind::Idle, HookKind::Prepare];
+        core.wheel.len() > 0
+            || !core.deferred.is_empty()
+            || hooks.into_iter().any(|kind| core.has_hooks(kind))
+    }
+
     fn refresh_clock(&self) {
         if self.clock_stale.get() {
             self.update_now();
@@ -64,6 +81,9 @@ impl Loop {
     fn run_timers(&self) {
         {
             let mut core = self.core.borrow_mut();
+            if core.wheel.len() == 0 {
+                return;
+            }
             let now = core.now;
             core.wheel.begin_expiry(now);
         }
@@ -95,8 +115,15 @@ impl Loop {
     }
 
     /// What was deferred before this phase began.
+    #[inline(always)] // mostly nothing
     fn run_deferred(&self) {
-        let mut left = self.core.borrow().deferred.len();
+        let deferred = self.core.borrow().deferred.len();
+        if deferred > 0 {
+            self.run_so_many_deferred(deferred);
+        }
+    }
+
+    fn run_so_many_deferred(&self, mut left: usize) {
         while left > 0 && !self.is_parents() {
             left -= 1;
             let next = self.core.borrow_mut().deferred.pop_front();
@@ -148,7 +175,7 @@ impl Loop {
             || !core.deferred.is_empty()
             || !core.closing.is_empty()
             || !core.finals.is_empty()
-            || !core.hooks[HookKind::Idle as usize - 1].is_empty()
+            || core.has_hooks(HookKind::Idle)
             || self.mailbox.has_posts()
             || !core.handles.hold();
         if at_hand {
@@ -166,7 +193,7 @@ impl Loop {
             self.run_received(&mut buffer);
             let next = {
                 let core = &mut *self.core.borrow_mut();
-                if self.is_parents() {
+                if self.is_parents() || core.driver.is_through() {
                     return;
                 }
                 core.driver.next(&mut core.handles, &mut buffer)
@@ -177,24 +204,37 @@ impl Loop {
         }
     }
 
-    /// Hands out what nearly all completions are, until there is something else, or nothing.
+    /// Hands out what nearly all completions are, until there is something else, or nothing, or something unusual
+    /// came of one.
     #[inline(never)] // so that what is needed for each message stays in registers
     fn run_received(&self, buffer: &mut Buffer) {
-        while !self.is_parents() {
-            let mut borrowed = self.core.borrow_mut();
+        if self.is_parents() {
+            return;
+        }
+        let mut borrowed = self.core.borrow_mut();
+        loop {
             let core = &mut *borrowed;
             let received = core.driver.next_received(&mut core.handles, buffer);
             let Some((id, stream, bytes)) = received else {
                 return;
             };
             self.meter.event();
-            if let Some(handler) = stream.receives(self, core.now) {
-                drop(borrowed);
-                self.tell_bytes(id, handler, bytes);
+            let clear = stream.is_clear();
+            let Some(handler) = stream.receives(self, core.now) else {
+                continue;
+            };
+            if clear {
+                core.handles.note_clear(id);
+            }
+            drop(borrowed);
+            match self.tell_bytes(id, handler, bytes) {
+                Some(core) => borrowed = core,
+                None => return,
             }
         }
     }
 
+    #[inline(never)] // what it needs of the stack is not for every turn
     fn completed(&self, completion: Completion, buffer: &Buffer) {
         match completion {
             Completion::Received(id, received) => self.stream_received(id, received, buffer),

@@ -123,12 +123,9 @@ fn on_both_machines(preemptions: usize, model: fn()) {
 
 /// A waker with one of two numbers that handles could have.
 fn waker(which: usize) -> Arc<WakerShared> {
-    let id = (1..u64::MAX >> 1)
-        .filter_map(|high| Id::from_raw(high << 32 | 1))
-        .nth(which);
     Arc::new(WakerShared {
         flag: Flag::new(),
-        id: OnceLock::from(id.unwrap()),
+        id: OnceLock::from(Id::in_slot(1, which as u32)),
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::cell::RefMut;
 
-use super::sending::{defer, drain, fail, flush, hand_over_gathered, sent_now, take_back};
+use super::sending::{defer, drain, fail, flush, sent_otherwise, take_back};
 use super::{
     refresh_active, slot, state, Status, Stream, StreamHandler, StreamState, Timeout, Writes,
 };
@@ -28,46 +28,56 @@ impl Loop {
     /// and what it wrote with the kernel.
     ///
     /// It does what [`Loop::call_lent`] does, in the way of every message: one look at the table of
-    /// handles serves the handler and what it wrote.
+    /// handles serves the handler and what it wrote. When nothing unusual happened, the core, still borrowed.
     #[inline(always)]
-    pub(crate) fn tell_bytes(&self, id: Id, handler: Box<dyn StreamHandler>, bytes: &[u8]) {
-        let tell = |lp: &Loop, handler: &mut Box<dyn StreamHandler>| {
-            handler.on_data(lp, Stream(id), bytes);
-        };
+    pub(crate) fn tell_bytes(
+        &self,
+        id: Id,
+        handler: Box<dyn StreamHandler>,
+        bytes: &[u8],
+    ) -> Option<RefMut<'_, Core>> {
         if self.meter.times_callbacks() {
-            return self.tell_timed(id, handler, tell);
+            self.tell_timed(id, handler, bytes);
+            return None;
         }
         self.enter_callback(Some(id));
-        let Some(((), handler)) = self.run_lent(id, handler, slot, tell) else {
-            return;
-        };
+        let ((), handler) = self.run_lent(id, handler, slot, |lp, handler| {
+            handler.on_data(lp, Stream(id), bytes);
+        })?;
         let mut borrowed = self.after_callback();
         let core = &mut *borrowed;
         let Some(stream) = without_handler(&mut core.handles, id) else {
-            return self.drop_handler(borrowed, handler);
+            self.drop_handler(borrowed, handler);
+            return None;
         };
         stream.handler = Some(handler);
-        match core.gathered.owner() {
-            None => {}
-            Some(owner) if owner == id && !core.gathered.bytes().is_empty() => {
-                let (driver, gathered) = (&mut core.driver, &mut core.gathered);
-                if let Some(outcome) = hand_over_gathered(stream, id, driver, gathered) {
-                    sent_now(core, id, &[], outcome);
-                }
+        let Some(owner) = core.gathered.owner() else {
+            // A child's, which has nothing gathered, ends its run.
+            return (!self.is_parents()).then_some(borrowed);
+        };
+        let bytes = core.gathered.bytes();
+        if owner != id || bytes.is_empty() || stream.status.contains(Status::SHUTTING) {
+            flush(core, owner);
+            return None;
+        }
+        match core.driver.send_plainly(&stream.source, bytes) {
+            Some(Ok(sent)) if sent == bytes.len() => {
+                core.gathered.clear();
+                Some(borrowed)
             }
-            Some(owner) => flush(core, owner),
+            outcome => {
+                sent_otherwise(core, id, outcome);
+                None
+            }
         }
     }
 
     /// The same where the time of callbacks is of interest.
     #[cold]
-    fn tell_timed(
-        &self,
-        id: Id,
-        handler: Box<dyn StreamHandler>,
-        tell: impl FnOnce(&Loop, &mut Box<dyn StreamHandler>),
-    ) {
-        self.call_lent(id, Some(handler), slot, tell);
+    fn tell_timed(&self, id: Id, handler: Box<dyn StreamHandler>, bytes: &[u8]) {
+        self.call_lent(id, Some(handler), slot, |lp, handler| {
+            handler.on_data(lp, Stream(id), bytes);
+        });
     }
 
     /// After a callback whose handler cannot go back.
@@ -99,8 +109,15 @@ impl Loop {
     pub(crate) fn stream_bytes(&self, id: Id, bytes: &[u8]) {
         let handler = {
             let core = &mut *self.core.borrow_mut();
-            let stream = state(&mut core.handles, id).ok();
-            stream.and_then(|stream| stream.receives(self, core.now))
+            let Ok(stream) = state(&mut core.handles, id) else {
+                return;
+            };
+            let clear = stream.is_clear();
+            let handler = stream.receives(self, core.now);
+            if clear && handler.is_some() {
+                core.handles.note_clear(id);
+            }
+            handler
         };
         if let Some(handler) = handler {
             self.tell_bytes(id, handler, bytes);

@@ -1,9 +1,10 @@
 //! The way of bytes from a write to the kernel.
 
 use std::collections::VecDeque;
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 
-use super::{events, refresh_active, state, Flow, Gathered, OwnedWrite, Status, StreamState};
+use super::writes::WATERMARKS;
+use super::{events, refresh_active, state, Flow, OwnedWrite, Status, StreamState};
 use crate::driver::{AnyDriver, Driver, Object, State, SLICES_MAX};
 use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Deferred};
@@ -42,19 +43,51 @@ pub(super) fn writable(
 
 #[inline]
 pub(super) fn write(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
+    // Far from every bound. What was noted holds only in the stream's own callback, so it is gathered: for no
+    // other stream yet, which would have been looked up.
     let small = (1..GATHER_BELOW).contains(&data.len());
-    let alone = core.gathered.owner().is_none_or(|owner| owner == id);
-    if gathers && small && alone && state(&mut core.handles, id)?.is_clear() {
-        // Far from every bound.
-        if core.gathered.push_into(id, data) {
+    if small && core.handles.is_clear(id) && core.gathered.push_into(id, data) {
+        return Ok(Flow::Ready);
+    }
+    let large = (GATHER_BELOW..=WATERMARKS.limit).contains(&data.len());
+    if large && core.handles.is_clear(id) && core.gathered.owner().is_none() {
+        return write_large(core, id, data);
+    }
+    write_to(core, id, data, gathers)
+}
+
+/// A large write to a stream that stands clear: sent at once.
+#[inline(never)] // the way of small ones stays short
+fn write_large(core: &mut Core, id: Id, data: &[u8]) -> Result<Flow> {
+    let Core {
+        handles, driver, ..
+    } = core;
+    let stream = state(handles, id)?;
+    let outcome = match driver.send_plainly(&stream.source, data) {
+        Some(Ok(sent)) if sent == data.len() => {
+            handles.note_clear(id); // nothing of it has changed
             return Ok(Flow::Ready);
         }
+        Some(outcome) => driver.sent_plainly(id, &mut stream.source, data.len(), outcome),
+        None => driver.send_copied(id, &mut stream.source, &[IoSlice::new(data)]),
+    };
+    sent_now(core, id, data, outcome);
+    Ok(state(&mut core.handles, id)?.flow())
+}
+
+/// A write to a stream that must be looked up first.
+#[inline(never)] // the other way stays short
+fn write_to(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
+    let small = (1..GATHER_BELOW).contains(&data.len());
+    let alone = core.gathered.owner().is_none_or(|owner| owner == id);
+    let gathers_it = gathers && small && alone && state(&mut core.handles, id)?.is_clear();
+    if gathers_it && core.gathered.push_into(id, data) {
+        return Ok(Flow::Ready);
     }
     write_otherwise(core, id, data, gathers)
 }
 
 /// A write that is not small, or not to a stream that only has to send it.
-#[inline(never)] // the other way stays short
 fn write_otherwise(core: &mut Core, id: Id, data: &[u8], gathers: bool) -> Result<Flow> {
     let gathered = gathered_by(core, id);
     let stream = writable(&mut core.handles, id, data.len(), gathered)?;
@@ -147,6 +180,13 @@ pub(crate) fn flush(core: &mut Core, id: Id) {
 
 /// Sends what is gathered, for a stream that has nothing queued.
 fn send_gathered(core: &mut Core, id: Id) {
+    sent_otherwise(core, id, None);
+}
+
+/// What a stream has gathered was not sent whole by [`send_plainly`](crate::driver::AnyDriver::send_plainly): this is the outcome, or it could not
+/// be tried.
+#[inline(never)] // the other way stays short
+pub(super) fn sent_otherwise(core: &mut Core, id: Id, outcome: Option<io::Result<usize>>) {
     let Core {
         handles,
         driver,
@@ -156,29 +196,17 @@ fn send_gathered(core: &mut Core, id: Id) {
     let Ok(stream) = state(handles, id) else {
         return gathered.clear();
     };
-    if let Some(outcome) = hand_over_gathered(stream, id, driver, gathered) {
-        sent_now(core, id, &[], outcome);
-    }
-}
-
-/// Hands to the kernel what this stream has gathered. When that was not all there is to do, the
-/// outcome, for [`sent_now`].
-#[inline(always)] // into the way of every message
-pub(super) fn hand_over_gathered(
-    stream: &mut StreamState,
-    id: Id,
-    driver: &mut AnyDriver,
-    gathered: &mut Gathered,
-) -> Option<Result<usize>> {
     let bytes = gathered.bytes();
-    if let Some(outcome) = driver.send_whole(id, &mut stream.source, bytes) {
-        return Some(outcome);
+    let outcome = match outcome {
+        Some(outcome) => driver.sent_plainly(id, &mut stream.source, bytes.len(), outcome),
+        None => driver.send_copied(id, &mut stream.source, &[IoSlice::new(bytes)]),
+    };
+    match outcome {
+        Ok(sent) if sent == bytes.len() && !stream.status.contains(Status::SHUTTING) => {
+            gathered.clear();
+        }
+        outcome => sent_now(core, id, &[], outcome),
     }
-    if stream.status.contains(Status::SHUTTING) {
-        return Some(Ok(bytes.len()));
-    }
-    gathered.clear();
-    None
 }
 
 /// Sends what is gathered and then `data`, for a stream that has nothing queued.

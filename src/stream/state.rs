@@ -168,7 +168,7 @@ impl StreamState {
     /// Whether nothing stands between a write and the kernel: nothing queued, no bounds but those that all
     /// streams have at first.
     #[inline]
-    pub(super) fn is_clear(&self) -> bool {
+    pub(crate) fn is_clear(&self) -> bool {
         let obstacles = Status::CONNECTING | Status::FAILED | Status::SHUTTING;
         self.writes.is_none() && !self.status.intersects(obstacles)
     }

@@ -160,10 +160,7 @@ mod tests {
     /// Timers with these indices.
     fn opened(indices: &[u64]) -> (TimerTable, Wheel<Id>, Vec<Id>) {
         let (mut table, mut wheel) = (TimerTable::new(), Wheel::new(0));
-        let ids: Vec<Id> = indices
-            .iter()
-            .map(|index| Id::from_raw((1 << 32) | index).unwrap())
-            .collect();
+        let ids: Vec<Id> = indices.iter().map(|index| Id::in_slot(*index, 0)).collect();
         for id in &ids {
             table.add(*id, wheel.add(*id));
         }
@@ -195,9 +192,8 @@ mod tests {
     #[test]
     fn what_is_no_open_timer_is_not_found() {
         let (mut table, mut wheel, ids) = opened(&[5, 2000]);
-        let next = Id::from_raw((3 << 32) | 5).unwrap();
-        for stranger in [(1 << 32) | 4, (1 << 32) | 2001, (1 << 32) | (1 << 24) | 5] {
-            let stranger = Id::from_raw(stranger).unwrap();
+        let next = Id::in_slot(5, 1);
+        for stranger in [Id::in_slot(4, 0), Id::in_slot(2001, 0), Id::in_slot(5, 7)] {
             assert!(table.find(stranger, &wheel).is_err());
         }
         let key = table.find(ids[0], &wheel).unwrap().key();

@@ -272,7 +272,7 @@ impl<S: Selector> Readiness<S> {
     }
 
     /// What the outcome of a send call says: how much was taken; what was not is waited for.
-    fn sent(
+    pub(super) fn sent(
         &mut self,
         id: Id,
         source: &mut Source,
@@ -369,6 +369,15 @@ impl<S: Selector> Driver for Readiness<S> {
         Some((id, stream, bytes))
     }
 
+    #[inline]
+    fn is_through(&self) -> bool {
+        self.handed_out >= self.collected
+            && self.current.is_none()
+            && self.carried_now == 0
+            && self.fresh.is_empty()
+    }
+
+    #[inline]
     fn has_more(&self) -> bool {
         !self.carried.is_empty()
             || !self.fresh.is_empty()

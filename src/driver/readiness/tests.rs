@@ -13,7 +13,7 @@ use crate::sys::Descriptor;
 const LISTENER: u32 = 1;
 
 fn id(number: u32) -> Id {
-    Id::from_raw(1 << 32 | u64::from(number)).unwrap()
+    Id::in_slot(u64::from(number), 0)
 }
 
 #[derive(Default)]

@@ -359,7 +359,7 @@ mod tests {
     }
 
     fn id(number: u64) -> Id {
-        Id::from_raw(1 << 32 | number).unwrap()
+        Id::in_slot(number, 0)
     }
 
     fn uring() -> Option<Uring> {

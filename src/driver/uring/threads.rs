@@ -2,10 +2,9 @@
 //! is under way ends in the old thread and begins again in the new one, in a ring of its own.
 
 use super::lines::Status;
-use super::token::{Operation, Token};
+use super::token::{id_of, Operation, Token};
 use super::Uring;
 use crate::error::Result;
-use crate::handles::Id;
 
 impl Uring {
     /// Ends all that is under way, and keeps what came.
@@ -15,8 +14,7 @@ impl Uring {
             .lines
             .all()
             .flat_map(|(slot, generation, line)| {
-                let raw = u64::from(generation) << 32 | slot as u64 | tag;
-                let id = Id::from_raw(raw);
+                let id = id_of(slot, generation, tag);
                 let status = line.status;
                 let of = move |which: Status, operation| {
                     let id = id.filter(|_| status.contains(which))?;
@@ -57,9 +55,7 @@ impl Uring {
         let mut all = Vec::new();
         for (slot, generation, line) in self.lines.all() {
             line.status.remove(Status::UNDER_WAY | Status::CANCELLED);
-            all.extend(Id::from_raw(
-                u64::from(generation) << 32 | slot as u64 | tag,
-            ));
+            all.extend(id_of(slot, generation, tag));
         }
         for id in all {
             self.arm_later(id);
