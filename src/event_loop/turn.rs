@@ -181,6 +181,9 @@ impl Loop {
         if at_hand {
             return Some(0);
         }
+        if core.wheel.len() == 0 {
+            return None;
+        }
         core.wheel
             .next_deadline()
             .map(|deadline| deadline.saturating_sub(core.now))
