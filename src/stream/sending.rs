@@ -63,13 +63,30 @@ fn write_large(core: &mut Core, id: Id, data: &[u8]) -> Result<Flow> {
         handles, driver, ..
     } = core;
     let stream = state(handles, id)?;
-    let outcome = match driver.send_plainly(&stream.source, data) {
+    match driver.send_plainly(&stream.source, data) {
         Some(Ok(sent)) if sent == data.len() => {
             handles.note_clear(id); // nothing of it has changed
-            return Ok(Flow::Ready);
+            Ok(Flow::Ready)
         }
-        Some(outcome) => driver.sent_plainly(id, &mut stream.source, data.len(), outcome),
-        None => driver.send_copied(id, &mut stream.source, &[IoSlice::new(data)]),
+        outcome => write_large_otherwise(core, id, data, outcome),
+    }
+}
+
+/// After [`AnyDriver::send_plainly`], if that was not all.
+#[inline(never)] // the other way stays short
+fn write_large_otherwise(
+    core: &mut Core,
+    id: Id,
+    data: &[u8],
+    outcome: Option<io::Result<usize>>,
+) -> Result<Flow> {
+    let Core {
+        handles, driver, ..
+    } = core;
+    let source = &mut state(handles, id)?.source;
+    let outcome = match outcome {
+        Some(outcome) => driver.sent_plainly(id, source, data.len(), outcome),
+        None => driver.send_copied(id, source, &[IoSlice::new(data)]),
     };
     sent_now(core, id, data, outcome);
     Ok(state(&mut core.handles, id)?.flow())
