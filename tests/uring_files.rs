@@ -16,7 +16,7 @@ use std::rc::Rc;
 
 use common::*;
 use kolo::fs::{self, Transferred};
-use kolo::{Code, File, Loop, LoopOptions, Pool, PoolOptions, Request, Result, RunMode};
+use kolo::{Code, Error, File, Loop, LoopOptions, Pool, PoolOptions, Request, Result, RunMode};
 
 const BLOCK: usize = 4096;
 
@@ -112,8 +112,8 @@ impl Disk {
         file
     }
 
-    /// Whether the last block can be read without waiting.
-    fn is_cached(&self, file: &system::File) -> bool {
+    /// Whether the last block can be read without waiting, where that can be asked (not of tmpfs).
+    fn is_cached(&self, file: &system::File) -> Option<bool> {
         let mut byte = 0u8;
         let vector = libc::iovec {
             iov_base: (&raw mut byte).cast(),
@@ -121,7 +121,9 @@ impl Disk {
         };
         let at = self.bytes.len() as libc::off_t - 1;
         // SAFETY: a byte of this function's own.
-        unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, at, libc::RWF_NOWAIT) == 1 }
+        let read = unsafe { libc::preadv2(file.as_raw_fd(), &vector, 1, at, libc::RWF_NOWAIT) };
+        let waits = || std::io::Error::last_os_error().kind() == std::io::ErrorKind::WouldBlock;
+        (read == 1 || waits()).then_some(read == 1)
     }
 }
 
@@ -259,7 +261,10 @@ fn what_was_written_is_put_on_the_disk_without_a_thread() {
 fn what_the_kernel_has_not_in_memory_is_read_without_a_thread() {
     in_own_process!(|| on_uring(256, |lp, disk| {
         let file = disk.cold();
-        let is_cold = !disk.is_cached(&file);
+        let Some(is_cached) = disk.is_cached(&file) else {
+            eprintln!("skipped: this file system does not say what would wait");
+            return;
+        };
         let file = File::adopt(&lp, file).unwrap();
         let left = Rc::new(Cell::new(256));
         for block in (0..256).rev() {
@@ -274,7 +279,7 @@ fn what_the_kernel_has_not_in_memory_is_read_without_a_thread() {
         }
         run_to_end(&lp);
         assert_eq!(left.get(), 0);
-        assert_eq!(file_threads(), 0, "from a disk: {is_cold}");
+        assert_eq!(file_threads(), 0, "from a disk: {}", !is_cached);
     }));
 }
 
@@ -344,9 +349,14 @@ fn errors_are_those_of_the_calls() {
     on_uring(2, |lp, disk| {
         let file = disk.open(&lp);
         let told = Outcomes::default();
-        // O_DIRECT wants whole sectors; an offset must be one.
+        // O_DIRECT wants whole sectors; an offset must be one, unless the file is in memory (tmpfs).
+        let mut memory = aligned();
+        memory.resize(BLOCK, 0);
+        let expected = disk.direct().unwrap().read_at(&mut memory, 1).map(drop);
         file.read(&lp, 1, aligned(), tell(&told)).unwrap();
         run_to_end(&lp);
+        let expected = expected.map_err(|error| Error::from(error).code());
+        assert_eq!(codes(&told), [expected.err()]);
         file.read(&lp, u64::MAX - 5, aligned(), tell(&told))
             .unwrap();
         run_to_end(&lp);
@@ -357,7 +367,7 @@ fn errors_are_those_of_the_calls() {
         let write_only = File::adopt(&lp, write_only.unwrap()).unwrap();
         write_only.read(&lp, 0, aligned(), tell(&told)).unwrap();
         run_to_end(&lp);
-        let expected = [Code::EINVAL, Code::EINVAL, Code::EBADF];
+        let expected = [Code::EINVAL, Code::EBADF];
         assert_eq!(codes(&told), expected.map(Some));
     });
 }
