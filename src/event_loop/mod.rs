@@ -317,12 +317,7 @@ impl Loop {
         if core.ending {
             return None;
         }
-        let at_hand = core.driver.has_more()
-            || !core.deferred.is_empty()
-            || !core.closing.is_empty()
-            || !core.finals.is_empty()
-            || core.has_hooks(crate::hook::HookKind::Idle)
-            || self.mailbox.has_posts();
+        let at_hand = self.has_at_hand(&core);
         match at_hand {
             true => Some(0),
             false => core.wheel.next_deadline(),

@@ -168,16 +168,20 @@ impl Loop {
         outcome
     }
 
-    /// How long the driver may wait, by the clock as it stands.
-    pub(super) fn timeout(&self, core: &mut Core) -> Option<u64> {
-        let at_hand = self.cut_short.get()
+    /// Whether there is something to do for which nothing need happen first.
+    pub(super) fn has_at_hand(&self, core: &Core) -> bool {
+        self.cut_short.get()
             || core.driver.has_more()
             || !core.deferred.is_empty()
             || !core.closing.is_empty()
             || !core.finals.is_empty()
             || core.has_hooks(HookKind::Idle)
             || self.mailbox.has_posts()
-            || !core.handles.hold();
+    }
+
+    /// How long the driver may wait, by the clock as it stands.
+    pub(super) fn timeout(&self, core: &mut Core) -> Option<u64> {
+        let at_hand = self.has_at_hand(core) || !core.handles.hold();
         if at_hand {
             return Some(0);
         }
