@@ -574,7 +574,10 @@ impl Drop for Running<'_> {
         if let Ok(mut core) = self.0.core.try_borrow_mut() {
             core.driver.rest();
         }
-        self.0.mailbox.run_ended();
+        // Of a callback that forked this is the child, too, and the descriptor to write to is the parent's.
+        if !self.0.is_parents() {
+            self.0.mailbox.run_ended();
+        }
     }
 }
 
