@@ -142,7 +142,8 @@ impl LoopGroup {
     /// Starts the loops. `on_start` is called on the thread of each, with the loop and its number, before it runs; an error
     /// of its stops all of them, and is returned.
     ///
-    /// Errors: [`Code::EINVAL`] for more than 65536 loops; those of [`Loop::with_options`]; the system's when it gives no thread ([`Code::EAGAIN`]); `on_start`'s.
+    /// Errors: [`Code::EINVAL`] for more than 65536 loops; those of [`Loop::with_options`]; the system's when it gives no
+    /// thread ([`Code::EAGAIN`]); `on_start`'s.
     pub fn start(
         options: GroupOptions,
         on_start: impl Fn(&Loop, usize) -> Result<()> + Send + Sync + 'static,

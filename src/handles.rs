@@ -148,7 +148,8 @@ bitflags! {
     /// What the table knows of every handle, whatever its kind.
     #[derive(Clone, Copy, PartialEq, Eq)]
     pub(crate) struct Flags: u8 {
-        /// Something can still happen on it by itself. Never set of timers, of which the wheel knows: see `Core::is_active`.
+        /// Something can still happen on it by itself. Never set of timers, of which the wheel knows: see
+        /// `Core::is_active`.
         const ACTIVE = 1;
         /// While active it keeps the loop alive.
         const REFERENCED = 2;

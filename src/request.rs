@@ -1,8 +1,9 @@
 //! Requests: work that is done elsewhere, once, and whose outcome is told on the loop.
 //!
 //! A request is a handle that ends by itself. Its job goes to a thread of the [pool](crate::pool) and back
-//! through the loop's mailbox, or to the kernel and back through the driver ([`Driver::begin_job`]); then its `done` is called, once, and the number is dead. What is taken back, or given up,
-//! is told in the same way, never inside the call that causes it.
+//! through the loop's mailbox, or to the kernel and back through the driver ([`Driver::begin_job`]); then its `done` is
+//! called, once, and the number is dead. What is taken back, or given up, is told in the same way, never inside the
+//! call that causes it.
 
 use std::any::Any;
 use std::sync::{Arc, Weak};
@@ -373,12 +374,11 @@ impl Loop {
         Err(error)
     }
 
-    /// As [`Loop::submit`]; where the loop's driver can have the kernel do the job without a thread, it does. Not where
-    /// jobs of the class are to be done one after the other: the kernel keeps no order.
+    /// As [`Loop::submit`], for work on files; where the loop's driver can have the kernel do the job without a thread,
+    /// it does. Not where such jobs are to be done one after the other: the kernel keeps no order.
     #[cfg_attr(not(feature = "fs"), allow(dead_code))]
     pub(crate) fn submit_to_kernel<J: Job>(
         &self,
-        class: WorkClass,
         job: J,
         hold: Hold,
         done: impl FnOnce(&Loop, Request, Result<Box<J>>) + 'static,
@@ -387,10 +387,10 @@ impl Loop {
             let mut core = self.core()?;
             let takes_jobs = core.driver.takes_jobs();
             let pool = core.pool.get_or_insert_with(Pool::default);
-            (takes_jobs && !pool.is_ordered(class)).then(|| pool.queue_capacity())
+            (takes_jobs && !pool.is_ordered(WorkClass::Files)).then(|| pool.queue_capacity())
         };
         let Some(waiting_max) = pool else {
-            return self.submit(class, job, hold, done);
+            return self.submit(WorkClass::Files, job, hold, done);
         };
         let id = self.insert_request(Stage::Lingering, hold, done)?;
         let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id);

@@ -207,8 +207,8 @@ pub unsafe extern "C" fn kolo_work_submit(
 /// Takes back what has not begun: the request's callback comes with KOLO_ECANCELED. A name that is
 /// being looked up is given up also when a thread is at it.
 ///
-/// Errors: KOLO_EBUSY if a thread or the kernel has begun it, or it is over: the callback tells what came of it. KOLO_EBADF
-/// when that was told.
+/// Errors: KOLO_EBUSY if a thread or the kernel has begun it, or it is over: the callback tells what
+/// came of it. KOLO_EBADF when that was told.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_request_cancel(
     r#loop: *mut kolo_loop,

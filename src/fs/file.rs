@@ -126,8 +126,9 @@ pub struct SentFile {
 ///
 /// Reads and writes are positional, so that any number of them can be under way at once, in any order.
 /// What the kernel has in memory is read without another thread; all that may wait for a disk is done on
-/// the loop's [pool](crate::Pool), or, with the driver `"uring"`, by the kernel alone, as far as it can. Closing the handle ([`Loop::close`]) is final at once; operations
-/// under way are still done, and the descriptor is closed after the last of them.
+/// the loop's [pool](crate::Pool), or, with the driver `"uring"`, by the kernel alone, as far as it can. Closing the
+/// handle ([`Loop::close`]) is final at once; operations under way are still done, and the descriptor is closed after
+/// the last of them.
 ///
 /// # Example
 ///

@@ -395,7 +395,7 @@ pub(super) fn submit(
         done(lp, request, outcome.and_then(|performed| performed.outcome))
     };
     if suits_kernel {
-        return lp.submit_to_kernel(WorkClass::Files, performance, Hold::UntilDone, done);
+        return lp.submit_to_kernel(performance, Hold::UntilDone, done);
     }
     lp.submit(WorkClass::Files, performance, Hold::UntilDone, done)
 }

@@ -290,7 +290,7 @@ pub(crate) fn submit(
         done(lp, request, outcome.map(|transfer| *transfer));
     };
     if progress == Progress::WaitsForDisk && transfer.suits_kernel() {
-        return lp.submit_to_kernel(WorkClass::Files, transfer, Hold::UntilDone, done);
+        return lp.submit_to_kernel(transfer, Hold::UntilDone, done);
     }
     lp.submit(WorkClass::Files, transfer, Hold::UntilDone, done)
 }

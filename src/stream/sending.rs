@@ -200,8 +200,8 @@ fn send_gathered(core: &mut Core, id: Id) {
     sent_otherwise(core, id, None);
 }
 
-/// What a stream has gathered was not sent whole by [`send_plainly`](crate::driver::AnyDriver::send_plainly): this is the outcome, or it could not
-/// be tried.
+/// What a stream has gathered was not sent whole by [`AnyDriver::send_plainly`]: this is the outcome, or it could not be
+/// tried.
 #[inline(never)] // the other way stays short
 pub(super) fn sent_otherwise(core: &mut Core, id: Id, outcome: Option<io::Result<usize>>) {
     let Core {
