@@ -1169,11 +1169,10 @@ int kolo_work_submit(kolo_loop *loop,
  * Takes back what has not begun: the request's callback comes with KOLO_ECANCELED. A name that is
  * being looked up is given up also when a thread is at it.
  *
- * Errors: KOLO_EBUSY if a thread or the kernel has begun it, or it is over: the callback tells what came of it. KOLO_EBADF
- * when that was told.
+ * Errors: KOLO_EBUSY if a thread or the kernel has begun it, or it is over: the callback tells what
+ * came of it. KOLO_EBADF when that was told.
  */
-int kolo_request_cancel(kolo_loop *loop,
-                        kolo_request request);
+int kolo_request_cancel(kolo_loop *loop, kolo_request request);
 
 /* Signals ========================================================================================
  *
