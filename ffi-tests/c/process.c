@@ -459,6 +459,19 @@ TEST(wrong_arguments) {
     options = options_for(true_arguments);
     options.limit_count = options.group_count = 1;
     check_failure(loop, &options, KOLO_EINVAL, 0);
+    /* More than there can be, of which no more is read than there is. */
+    uint32_t groups[1] = {0};
+    kolo_resource_limit limits[1] = {{0}};
+    options = options_for(true_arguments);
+    options.groups = groups;
+    options.group_count = 65537;
+    check_failure(loop, &options, KOLO_EINVAL, 0);
+    options.group_count = SIZE_MAX / 8;
+    check_failure(loop, &options, KOLO_EINVAL, 0);
+    options = options_for(true_arguments);
+    options.limits = limits;
+    options.limit_count = 65;
+    check_failure(loop, &options, KOLO_EINVAL, 0);
 
     kolo_stdio stdio[4] = {KOLO_STDIO_INIT, KOLO_STDIO_INIT, KOLO_STDIO_INIT, KOLO_STDIO_INIT};
     kolo_stream_handler handler = KOLO_STREAM_HANDLER_INIT;

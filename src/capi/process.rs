@@ -109,11 +109,11 @@ pub struct kolo_process_options {
     pub stdio_count: usize,
     /// Its resource limits, where they differ from this process'.
     pub limits: *const kolo_resource_limit,
-    /// How many.
+    /// How many, at most 64.
     pub limit_count: usize,
     /// Its supplementary groups (setgroups(2)), if not NULL.
     pub groups: *const u32,
-    /// How many.
+    /// How many, at most 65536 (and what the system takes).
     pub group_count: usize,
     /// The user that it runs as (setuid(2)), if `set_user`. If this process is root, it is in no
     /// supplementary group then but those of `groups`.
@@ -258,8 +258,9 @@ fn set_failed_step(step: c_int) {
 /// KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
 /// passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
 /// type, a pipe without handler or `out_stream`, `arguments` without a name, more than one of
-/// `process_group`, `new_group` and `new_session`, or a limit that cannot be; KOLO_ENOBUFS if the
-/// loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+/// `process_group`, `new_group` and `new_session`, too many groups or limits, or a limit that cannot
+/// be; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+/// freed.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_process_spawn(
     r#loop: *mut kolo_loop,
@@ -342,6 +343,11 @@ pub unsafe extern "C" fn kolo_process_usage(
 
 /// Sends a signal to any process, or with a negative number to a process group (kill(2)). For a
 /// program that kolo started kolo_process_kill is better: it never hits another one. Any thread.
+///
+/// As with kill(2), a `pid` of 0 is every process of the caller's group, the caller too; -1 is every
+/// process that the caller may signal, which for root is nearly all of the system (on Linux all but the
+/// first one and the caller). So check a number before it comes here: one that was never set is 0, and one
+/// that failed to be found is often -1.
 ///
 /// Errors: KOLO_ESRCH if there is none; KOLO_EPERM if it may not be; KOLO_EINVAL for a number that
 /// is no signal.

@@ -18,6 +18,7 @@ mod unix {
     use crate::error::{Code, Result};
     use crate::event_loop::Loop;
     use crate::process::{self, Command, ExitStatus, Process, Stdio, Ways};
+    use crate::sys::spawn::{GROUPS_MAX, LIMITS_MAX};
 
     /// # Safety
     ///
@@ -69,6 +70,10 @@ mod unix {
     ///
     /// What the options point to is as the header asks for it.
     unsafe fn command(lp: &kolo_loop, options: &kolo_process_options) -> Result<(Command, Outs)> {
+        // Before they are read: a number that is wrong would have memory read that is not there.
+        if options.group_count > GROUPS_MAX || options.limit_count > LIMITS_MAX {
+            return Err(Code::EINVAL.into());
+        }
         // SAFETY: promised by the caller, for everything in here.
         let (program, limits, groups) = unsafe {
             let program = text(options.program)?.ok_or(Code::EINVAL)?;

@@ -389,7 +389,7 @@ impl Command {
         self
     }
 
-    /// Its supplementary groups (setgroups(2)).
+    /// Its supplementary groups (setgroups(2)): at most as many as the system allows, 65536 on Linux.
     pub fn groups(mut self, groups: &[u32]) -> Command {
         self.groups = Some(groups.to_owned());
         self

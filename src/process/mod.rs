@@ -142,6 +142,9 @@ fn state_of(entry: &Entry) -> Result<&ProcessState> {
 ///
 /// For a program that kolo started, [`Process::kill`] is better: it never hits another one.
 ///
+/// As with kill(2), a `pid` of 0 is every process of the caller's group, the caller too; -1 is every process that the
+/// caller may signal, which for root is nearly all of the system (on Linux all but the first one and the caller).
+///
 /// Errors: [`Code::ESRCH`] when there is none, [`Code::EPERM`] when it may not be, and
 /// [`Code::EINVAL`] for a number that is no signal.
 pub fn kill(pid: i32, signal: i32) -> Result<()> {

@@ -18,6 +18,15 @@ pub(crate) use start::{start, Started};
 /// child walks over.
 pub(crate) const DESCRIPTORS_MAX: usize = 1024;
 
+/// Supplementary groups that a child can be in: as many as Linux allows (`NGROUPS_MAX`, since 2.6.4; other systems allow
+/// fewer, and say so themselves).
+#[cfg_attr(not(feature = "capi"), allow(dead_code))]
+pub(crate) const GROUPS_MAX: usize = 65_536;
+
+/// Resource limits that a child can be given: four times as many as there are kinds of them (16 on Linux).
+#[cfg_attr(not(feature = "capi"), allow(dead_code))]
+pub(crate) const LIMITS_MAX: usize = 64;
+
 /// What a failed spawn was doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(i32)]
