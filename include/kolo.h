@@ -204,7 +204,17 @@ typedef uint64_t kolo_group;
 /** The number of a simulation. It belongs to one thread; 0 is never one. */
 typedef uint64_t kolo_sim;
 
-/** A descriptor of the system's: a file descriptor, or a SOCKET on Windows. */
+/**
+ * A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
+ *
+ * A descriptor that was adopted (kolo_tcp_adopt and its like) has one handle, which closes it. So none
+ * can be adopted that a handle of this process has already, in whatever loop, whether it was adopted or its
+ * number was asked for (kolo_tcp_socket and its like): that is KOLO_EEXIST, and nothing else happens. A
+ * duplicate (dup) can be. It is the number that counts, until its handle closes or releases it: who
+ * closes kolo's descriptor behind its back finds that the number is still taken when another file has
+ * it, rightly, since kolo will close it. A number that is kolo's and was neither adopted nor asked for
+ * is not found out.
+ */
 typedef ptrdiff_t kolo_socket;
 
 /* Errors, the version, the features ==============================================================
@@ -1246,9 +1256,14 @@ typedef void (*kolo_poll_cb)(kolo_loop *loop,
  * Makes a handle for a descriptor, which is not watched yet. The descriptor stays the caller's:
  * kolo never reads, writes or closes it. Stop or close the handle before the descriptor is closed.
  *
+ * Any number of handles may name one descriptor, of which one in each loop can be started. A descriptor
+ * that another handle of kolo's has (see kolo_socket) cannot be watched beside it, but a duplicate of
+ * it can. Nor should what is being watched be adopted before the poll is closed: the drivers "poller"
+ * and "polling" refuse the second registration, with KOLO_EEXIST.
+ *
  * Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_EBADF for a descriptor that is not open;
- * KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
- * freed.
+ * KOLO_EEXIST for one that another handle of kolo's has, of whatever loop; KOLO_ENOBUFS if the loop
+ * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
  */
 int kolo_poll_open(kolo_loop *loop,
                    kolo_socket descriptor,
@@ -2086,9 +2101,10 @@ int kolo_tcp_connect_any(kolo_loop *loop,
  * From success on it is kolo's, and kolo closes it; after an error it is still the caller's.
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
- * for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a
- * socket that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it can;
- * KOLO_ECANCELED while the loop is being freed.
+ * for a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+ * KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a socket that is not connected;
+ * KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+ * freed.
  */
 int kolo_tcp_adopt(kolo_loop *loop,
                    kolo_socket socket,
@@ -2473,8 +2489,8 @@ int kolo_tcp_listen(kolo_loop *loop,
  * caller's. Of `options` (NULL for the defaults) what concerns accepting counts.
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
- * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
- * no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+ * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+ * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
  * loop is being freed.
  */
 int kolo_listener_adopt(kolo_loop *loop,
@@ -2825,8 +2841,8 @@ int kolo_udp_bind(kolo_loop *loop,
  * what concerns sending and receiving counts.
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for
- * a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a
- * socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
+ * a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+ * KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
  * KOLO_ENOTSUP for options that the system lacks; KOLO_ENOBUFS if the loop holds as many handles as
  * it can; KOLO_ECANCELED while the loop is being freed.
  */
@@ -3243,8 +3259,8 @@ int kolo_local_listen(kolo_loop *loop,
  * concerns accepting counts.
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
- * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
- * no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
+ * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+ * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
  * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
  * Windows.
  */
@@ -3297,8 +3313,9 @@ int kolo_local_pair(kolo_loop *loop,
  * caller's.
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
- * for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for
- * one that is not of the Unix domain; KOLO_EPROTOTYPE for one that keeps messages apart;
+ * for a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+ * KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain;
+ * KOLO_EPROTOTYPE for one that keeps messages apart;
  * KOLO_ENOTCONN for one that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it
  * can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
  */
@@ -3575,8 +3592,8 @@ int kolo_pipe_open(kolo_loop *loop,
  *
  * Errors: KOLO_EPERM for what cannot be waited for, because it is always ready: regular files,
  * folders, disks, and, if it is to be read, devices such as /dev/null; KOLO_EPROTOTYPE for a socket
- * that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EINVAL if `handler`
- * or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
+ * that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+ * handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
  * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
  */
 int kolo_pipe_adopt(kolo_loop *loop,
@@ -3593,7 +3610,7 @@ int kolo_pipe_adopt(kolo_loop *loop,
  * /proc/self/fd), and nobody is disturbed. Otherwise, also where /proc is not mounted or the
  * permission is lacking, it is a duplicate, and what is said of kolo_pipe_adopt holds.
  *
- * Errors: as for kolo_pipe_adopt; KOLO_EMFILE if descriptors are short.
+ * Errors: as for kolo_pipe_adopt but KOLO_EEXIST; KOLO_EMFILE if descriptors are short.
  */
 int kolo_pipe_reopen(kolo_loop *loop,
                      int descriptor,
@@ -3749,11 +3766,11 @@ typedef struct kolo_process_options {
     size_t stdio_count;
     /** Its resource limits, where they differ from this process'. */
     const kolo_resource_limit *limits;
-    /** How many. */
+    /** How many, at most 64. */
     size_t limit_count;
     /** Its supplementary groups (setgroups(2)), if not NULL. */
     const uint32_t *groups;
-    /** How many. */
+    /** How many, at most 65536 (and what the system takes). */
     size_t group_count;
     /**
      * The user that it runs as (setuid(2)), if `set_user`. If this process is root, it is in no
@@ -3857,8 +3874,9 @@ typedef struct kolo_resource_usage {
  * KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
  * passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
  * type, a pipe without handler or `out_stream`, `arguments` without a name, more than one of
- * `process_group`, `new_group` and `new_session`, or a limit that cannot be; KOLO_ENOBUFS if the
- * loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
+ * `process_group`, `new_group` and `new_session`, too many groups or limits, or a limit that cannot
+ * be; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+ * freed.
  */
 int kolo_process_spawn(kolo_loop *loop,
                        const kolo_process_options *options,
@@ -3909,10 +3927,16 @@ int kolo_process_usage(kolo_loop *loop, kolo_process process, kolo_resource_usag
  * Sends a signal to any process, or with a negative number to a process group (kill(2)). For a
  * program that kolo started kolo_process_kill is better: it never hits another one. Any thread.
  *
+ * As with kill(2), a `pid` of 0 is every process of the caller's group, the caller too; -1 is every
+ * process that the caller may signal, which for root is nearly all of the system (on Linux all but the
+ * first one and the caller). So check a number before it comes here: one that was never set is 0, and one
+ * that failed to be found is often -1.
+ *
  * Errors: KOLO_ESRCH if there is none; KOLO_EPERM if it may not be; KOLO_EINVAL for a number that
  * is no signal.
  */
-int kolo_kill(int pid, int signal);
+int kolo_kill(int pid,
+              int signal);
 
 /* Terminals ======================================================================================
  *
@@ -4751,9 +4775,10 @@ int kolo_file_open_sync(kolo_loop *loop,
  * Makes a handle for a descriptor that was opened elsewhere, which is kolo's from then on. Whether it
  * blocks is left as it is.
  *
- * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBADF for a descriptor that is not open; KOLO_ENOBUFS if
- * the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed. Then the
- * descriptor is still the caller's. Windows: KOLO_ENOTSUP.
+ * Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for
+ * one that a handle has already (see kolo_socket); KOLO_ENOBUFS if the loop holds as many handles as
+ * it can; KOLO_ECANCELED while the loop is being freed. Then the descriptor is still the caller's.
+ * Windows: KOLO_ENOTSUP.
  */
 int kolo_file_adopt(kolo_loop *loop,
                     kolo_socket descriptor,

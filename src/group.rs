@@ -550,7 +550,7 @@ fn accept_handed(lp: &Loop, listener: Id, socket: Socket) {
     }
     HANDED.set(true);
     let _handed = Handed;
-    lp.listener_accepted(listener, Object::Socket(socket));
+    lp.listener_accepted(listener, Object::Socket(socket.into()));
 }
 
 impl Acceptor for Spread {

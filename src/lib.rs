@@ -35,6 +35,18 @@
 //! - **Time is monotonic**, in nanoseconds; timers never fire early.
 //! - **Threads**: a [`Loop`] and all that takes one belongs to the thread that made it; others
 //!   use a [`Remote`].
+//!
+//! # Descriptors that are adopted twice
+//!
+//! A descriptor that was adopted ([`TcpStream::adopt`] and its like) has one handle, which closes it. None can be adopted
+//! that a handle of this process has already, in whatever loop, whether it was adopted or its number was asked for
+//! ([`TcpStream::raw_socket`] and its like): that is [`Code::EEXIST`]. What was handed in is then neither closed nor
+//! touched, since it is the other handle's. A duplicate can be adopted (`try_clone`).
+//!
+//! Safe code does not meet that error, for a descriptor has one owner; code that makes one of a number
+//! (`OwnedFd::from_raw_fd`) can. It is the number that counts, until its handle closes or releases it: who closes kolo's
+//! descriptor behind its back finds that the number is still taken when another file has it, rightly, since kolo will
+//! close it. A number that is kolo's and was neither adopted nor asked for is not found out.
 
 #![deny(missing_docs, unsafe_op_in_unsafe_fn, rustdoc::broken_intra_doc_links)]
 #![warn(clippy::undocumented_unsafe_blocks)]

@@ -22,6 +22,12 @@ pub(crate) struct PollState {
 ///
 /// On Windows only sockets can be watched.
 ///
+/// Any number of handles may name one descriptor, of which one in each loop can be started. A descriptor that another
+/// handle of kolo's has (one that was adopted, or told by `raw_socket` and its like) cannot be watched beside it: the
+/// selector of the loop has one place for each. A duplicate of it can (dup(2)). Nor should what is being watched be
+/// adopted before the poll is closed: the drivers `"poller"` and `"polling"` refuse the second registration, with
+/// [`Code::EEXIST`].
+///
 /// # Example
 ///
 /// ```
@@ -54,31 +60,40 @@ crate::handles::handle_type!(Poll);
 impl Poll {
     /// Makes a handle for a descriptor; it watches nothing yet.
     ///
-    /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOBUFS`] when the
-    /// loop holds as many handles as it can.
+    /// Errors: [`Code::EBADF`] for a descriptor that is not open; [`Code::EEXIST`] for one that a
+    /// handle of kolo's has, of whatever loop (see [`Poll`]); [`Code::ENOBUFS`] when the loop holds as
+    /// many handles as it can.
     #[cfg(unix)]
     pub fn open(
         lp: &Loop,
         descriptor: std::os::fd::RawFd,
         callback: impl FnMut(&Loop, Poll, Result<Interest>) + 'static,
     ) -> Result<Poll> {
+        if sys::is_held(descriptor) {
+            return Err(Code::EEXIST.into());
+        }
         Poll::open_raw(lp, descriptor, Box::new(callback))
     }
 
     /// Makes a handle for a socket; it watches nothing yet.
     ///
-    /// Errors: [`Code::EBADF`] for an invalid socket, [`Code::ENOBUFS`] when the loop holds as
-    /// many handles as it can.
+    /// Errors: [`Code::EBADF`] for an invalid socket; [`Code::EEXIST`] for one that a handle of
+    /// kolo's has, of whatever loop (see [`Poll`]); [`Code::ENOBUFS`] when the loop holds as many
+    /// handles as it can.
     #[cfg(windows)]
     pub fn open(
         lp: &Loop,
         socket: std::os::windows::io::RawSocket,
         callback: impl FnMut(&Loop, Poll, Result<Interest>) + 'static,
     ) -> Result<Poll> {
+        if sys::is_held(socket) {
+            return Err(Code::EEXIST.into());
+        }
         Poll::open_raw(lp, socket, Box::new(callback))
     }
 
-    fn open_raw(lp: &Loop, at: Descriptor, callback: PollCallback) -> Result<Poll> {
+    /// As [`Poll::open`], for what the loop has of its own.
+    pub(crate) fn open_raw(lp: &Loop, at: Descriptor, callback: PollCallback) -> Result<Poll> {
         if !sys::is_open(at) {
             return Err(Code::EBADF.into());
         }

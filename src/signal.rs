@@ -179,7 +179,8 @@ mod unix {
         fn open(lp: &Loop) -> Result<SignalHub> {
             let pipe = Pipe::open()?;
             let slot = Slot::take(pipe.writer.as_raw_fd())?;
-            let poll = Poll::open(lp, pipe.reader.as_raw_fd(), |lp, _, _| lp.signals_came())?;
+            let heard = Box::new(|lp: &Loop, _, _| lp.signals_came());
+            let poll = Poll::open_raw(lp, pipe.reader.as_raw_fd(), heard)?;
             lp.core()?.handles.hide(poll.id());
             lp.unref(poll)?;
             if let Err(error) = poll.start(lp, Interest::READABLE) {

@@ -185,9 +185,10 @@ pub unsafe extern "C" fn kolo_file_open_sync(
 /// Makes a handle for a descriptor that was opened elsewhere, which is kolo's from then on. Whether it
 /// blocks is left as it is.
 ///
-/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBADF for a descriptor that is not open; KOLO_ENOBUFS if
-/// the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed. Then the
-/// descriptor is still the caller's. Windows: KOLO_ENOTSUP.
+/// Errors: KOLO_EINVAL if `out` is NULL; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for
+/// one that a handle has already (see kolo_socket); KOLO_ENOBUFS if the loop holds as many handles as
+/// it can; KOLO_ECANCELED while the loop is being freed. Then the descriptor is still the caller's.
+/// Windows: KOLO_ENOTSUP.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_file_adopt(
     r#loop: *mut kolo_loop,
@@ -201,7 +202,7 @@ pub unsafe extern "C" fn kolo_file_adopt(
         {
             use std::os::fd::IntoRawFd;
             let descriptor = super::poll::descriptor(descriptor)?;
-            let taken = crate::sys::fs::take_file(descriptor)?;
+            let taken = crate::sys::Held::adopt(crate::sys::fs::take_file(descriptor)?)?;
             let file = File::of(&lp.inner, taken).map_err(|(error, taken)| {
                 // It stays the caller's.
                 let _ = taken.map(IntoRawFd::into_raw_fd);

@@ -287,8 +287,8 @@ pub unsafe extern "C" fn kolo_tcp_listen(
 /// caller's. Of `options` (NULL for the defaults) what concerns accepting counts.
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
-/// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
-/// no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+/// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
 /// loop is being freed.
 #[cfg(feature = "net")]
 #[no_mangle]
@@ -309,7 +309,7 @@ pub unsafe extern "C" fn kolo_listener_adopt(
                 adapter(lp, handler, user)?,
             )
         };
-        let socket = sys::take_socket(descriptor(socket)?)?;
+        let socket = sys::Held::adopt(sys::take_socket(descriptor(socket)?)?)?;
         let adopted = TcpListener::adopt_boxed(&lp.inner, socket, &options, handler);
         let listener = adopted.map_err(give_back)?;
         out.set(listener.id().to_raw());

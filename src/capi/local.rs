@@ -234,8 +234,8 @@ pub unsafe extern "C" fn kolo_local_listen(
 /// concerns accepting counts.
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
-/// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_ENOTSOCK for one that is
-/// no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
+/// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
 /// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
 /// Windows.
 #[no_mangle]
@@ -256,7 +256,7 @@ pub unsafe extern "C" fn kolo_local_listener_adopt(
                 listener_adapter(lp, handler, user)?,
             )
         };
-        let socket = sys::take_socket(descriptor(socket)?)?;
+        let socket = sys::Held::adopt(sys::take_socket(descriptor(socket)?)?)?;
         let adopted = LocalListener::adopt_boxed(&lp.inner, socket, &options, handler);
         out.set(adopted.map_err(give_back)?.id().to_raw());
         Ok(())
@@ -338,8 +338,9 @@ pub unsafe extern "C" fn kolo_local_pair(
 /// caller's.
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
-/// for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for
-/// one that is not of the Unix domain; KOLO_EPROTOTYPE for one that keeps messages apart;
+/// for a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+/// KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain;
+/// KOLO_EPROTOTYPE for one that keeps messages apart;
 /// KOLO_ENOTCONN for one that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it
 /// can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
 #[no_mangle]
@@ -353,7 +354,7 @@ pub unsafe extern "C" fn kolo_local_adopt(
     on_unix!(r#loop, |lp| {
         // SAFETY: the caller's pointers, as the header asks for them.
         let (out, handler) = unsafe { (Out::new(out)?, adapter(lp, handler, user)?) };
-        let socket = sys::take_socket(descriptor(socket)?)?;
+        let socket = sys::Held::adopt(sys::take_socket(descriptor(socket)?)?)?;
         let adopted = LocalStream::adopt_boxed(&lp.inner, socket, handler);
         out.set(adopted.map_err(give_back)?.id().to_raw());
         Ok(())

@@ -177,8 +177,8 @@ pub unsafe extern "C" fn kolo_pipe_open(
 ///
 /// Errors: KOLO_EPERM for what cannot be waited for, because it is always ready: regular files,
 /// folders, disks, and, if it is to be read, devices such as /dev/null; KOLO_EPROTOTYPE for a socket
-/// that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EINVAL if `handler`
-/// or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
+/// that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
+/// handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
 /// handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_pipe_adopt(
@@ -191,7 +191,7 @@ pub unsafe extern "C" fn kolo_pipe_adopt(
     on_unix!(r#loop, |lp| {
         // SAFETY: the caller's pointers, as the header asks for them.
         let (out, handler) = unsafe { (Out::new(out)?, adapter(lp, handler, user)?) };
-        let descriptor = sys::take_descriptor(descriptor)?;
+        let descriptor = sys::Held::adopt(sys::take_descriptor(descriptor)?)?;
         let adopted = Pipe::adopt_boxed(&lp.inner, descriptor, handler);
         out.set(adopted.map_err(give_back)?.id().to_raw());
         Ok(())
@@ -205,7 +205,7 @@ pub unsafe extern "C" fn kolo_pipe_adopt(
 /// /proc/self/fd), and nobody is disturbed. Otherwise, also where /proc is not mounted or the
 /// permission is lacking, it is a duplicate, and what is said of kolo_pipe_adopt holds.
 ///
-/// Errors: as for kolo_pipe_adopt; KOLO_EMFILE if descriptors are short.
+/// Errors: as for kolo_pipe_adopt but KOLO_EEXIST; KOLO_EMFILE if descriptors are short.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_pipe_reopen(
     r#loop: *mut kolo_loop,

@@ -66,9 +66,14 @@ pub(super) fn socket(descriptor: Descriptor) -> kolo_socket {
 /// Makes a handle for a descriptor, which is not watched yet. The descriptor stays the caller's:
 /// kolo never reads, writes or closes it. Stop or close the handle before the descriptor is closed.
 ///
+/// Any number of handles may name one descriptor, of which one in each loop can be started. A descriptor
+/// that another handle of kolo's has (see kolo_socket) cannot be watched beside it, but a duplicate of
+/// it can. Nor should what is being watched be adopted before the poll is closed: the drivers "poller"
+/// and "polling" refuse the second registration, with KOLO_EEXIST.
+///
 /// Errors: KOLO_EINVAL if `cb` or `out` is NULL; KOLO_EBADF for a descriptor that is not open;
-/// KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
-/// freed.
+/// KOLO_EEXIST for one that another handle of kolo's has, of whatever loop; KOLO_ENOBUFS if the loop
+/// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_poll_open(
     r#loop: *mut kolo_loop,

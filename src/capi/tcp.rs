@@ -201,9 +201,10 @@ pub unsafe extern "C" fn kolo_tcp_connect_any(
 /// From success on it is kolo's, and kolo closes it; after an error it is still the caller's.
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_EBADF
-/// for a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a
-/// socket that is not connected; KOLO_ENOBUFS if the loop holds as many handles as it can;
-/// KOLO_ECANCELED while the loop is being freed.
+/// for a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+/// KOLO_ENOTSOCK for one that is no socket; KOLO_ENOTCONN for a socket that is not connected;
+/// KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
+/// freed.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_tcp_adopt(
     r#loop: *mut kolo_loop,
@@ -215,7 +216,7 @@ pub unsafe extern "C" fn kolo_tcp_adopt(
     with_loop(r#loop, |lp| {
         // SAFETY: the caller's pointers, as the header asks for them.
         let (out, handler) = unsafe { (Out::new(out)?, adapter(lp, handler, user)?) };
-        let socket = sys::take_socket(descriptor(socket)?)?;
+        let socket = sys::Held::adopt(sys::take_socket(descriptor(socket)?)?)?;
         let adopted = TcpStream::adopt_boxed(&lp.inner, socket, handler);
         let tcp = adopted.map_err(give_back)?;
         out.set(tcp.id().to_raw());

@@ -90,6 +90,14 @@ pub type kolo_group = u64;
 /// The number of a simulation. It belongs to one thread; 0 is never one.
 pub type kolo_sim = u64;
 /// A descriptor of the system's: a file descriptor, or a SOCKET on Windows.
+///
+/// A descriptor that was adopted (kolo_tcp_adopt and its like) has one handle, which closes it. So none
+/// can be adopted that a handle of this process has already, in whatever loop, whether it was adopted or its
+/// number was asked for (kolo_tcp_socket and its like): that is KOLO_EEXIST, and nothing else happens. A
+/// duplicate (dup) can be. It is the number that counts, until its handle closes or releases it: who
+/// closes kolo's descriptor behind its back finds that the number is still taken when another file has
+/// it, rightly, since kolo will close it. A number that is kolo's and was neither adopted nor asked for
+/// is not found out.
 pub type kolo_socket = intptr_t;
 
 impl kolo_loop {

@@ -437,8 +437,8 @@ pub unsafe extern "C" fn kolo_udp_bind(
 /// what concerns sending and receiving counts.
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for
-/// a descriptor that is not open; KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a
-/// socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
+/// a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+/// KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
 /// KOLO_ENOTSUP for options that the system lacks; KOLO_ENOBUFS if the loop holds as many handles as
 /// it can; KOLO_ECANCELED while the loop is being freed.
 #[no_mangle]
@@ -459,7 +459,7 @@ pub unsafe extern "C" fn kolo_udp_adopt(
                 adapter(lp, handler, user)?,
             )
         };
-        let socket = sys::take_socket(descriptor(socket)?)?;
+        let socket = sys::Held::adopt(sys::take_socket(descriptor(socket)?)?)?;
         let adopted = UdpSocket::adopt_boxed(&lp.inner, socket, &options, handler);
         let udp = adopted.map_err(give_back)?;
         out.set(udp.id().to_raw());

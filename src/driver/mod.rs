@@ -79,7 +79,7 @@ use crate::error::{Code, Error, Result};
 use crate::handles::Id;
 use crate::pool::{Job, Ticket};
 use crate::sys::datagrams::{Batch, Outgoing, Told, BATCH};
-use crate::sys::{Descriptor, OwnedDescriptor};
+use crate::sys::{Descriptor, Held, OwnedDescriptor};
 
 /// The size of the buffer that streams share for receiving: what one call can bring.
 ///
@@ -193,14 +193,14 @@ pub(crate) enum Object {
     /// Released or not yet there.
     None,
     /// kolo's own socket. A read that came short has emptied it.
-    Socket(Socket),
+    Socket(Held<Socket>),
     /// kolo's own Unix-domain socket.
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
-    Local(Socket),
+    Local(Held<Socket>),
     /// kolo's own pipe, terminal or the like: read(2) and write(2).
     #[cfg(unix)]
     #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
-    File(crate::sys::File),
+    File(Held<crate::sys::File>),
     /// The user's: watched, never closed.
     Foreign(Descriptor),
     /// A socket of a simulation: only its driver closes it.
@@ -217,8 +217,13 @@ pub(crate) struct Source {
 }
 
 impl Object {
-    /// The socket, if it is one of kolo's.
+    /// The socket, if it is one of kolo's, for whoever takes it out of kolo.
     pub fn into_socket(self) -> Option<Socket> {
+        self.into_held_socket().map(Held::into_inner)
+    }
+
+    /// The socket, if it is one of kolo's, which it stays.
+    pub fn into_held_socket(self) -> Option<Held<Socket>> {
         match self {
             Object::Socket(socket) | Object::Local(socket) => Some(socket),
             _ => None,
@@ -247,8 +252,8 @@ impl Object {
     #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
     pub fn into_descriptor(self) -> Option<std::os::fd::OwnedFd> {
         match self {
-            Object::Socket(socket) | Object::Local(socket) => Some(socket.into()),
-            Object::File(file) => file.into_owned(),
+            Object::Socket(socket) | Object::Local(socket) => Some(socket.into_inner().into()),
+            Object::File(file) => file.into_inner().into_owned(),
             Object::None | Object::Foreign(_) => None,
             #[cfg(feature = "sim")]
             Object::Simulated(_) => None,
@@ -258,7 +263,7 @@ impl Object {
 
 impl Source {
     pub fn of_socket(socket: Socket) -> Source {
-        Source::new(Object::Socket(socket))
+        Source::new(Object::Socket(socket.into()))
     }
 
     /// For what came from elsewhere: others may hold descriptors of it too.
@@ -268,15 +273,15 @@ impl Source {
     }
 
     #[cfg_attr(not(all(unix, feature = "local")), allow(dead_code))]
-    pub fn of_local(socket: Socket) -> Source {
-        let mut source = Source::new(Object::Local(socket));
+    pub fn of_local(socket: impl Into<Held<Socket>>) -> Source {
+        let mut source = Source::new(Object::Local(socket.into()));
         source.state = State::STOPS_SHORT;
         source
     }
 
     #[cfg(unix)]
     #[cfg_attr(not(any(feature = "local", feature = "tty")), allow(dead_code))]
-    pub fn of_file(file: crate::sys::File) -> Source {
+    pub fn of_file(file: Held<crate::sys::File>) -> Source {
         let mut source = Source::new(Object::File(file));
         source.state = State::STOPS_SHORT;
         source
@@ -294,6 +299,20 @@ impl Source {
         match &self.object {
             Object::Socket(socket) | Object::Local(socket) => Ok(socket),
             _ => Err(Code::ENOTCONN.into()),
+        }
+    }
+
+    /// The descriptor, for the user, who may hand it back by mistake: see [`Held`].
+    ///
+    /// Errors: [`Code::ENOTCONN`] without one, [`Code::ENOTSUP`] in a simulation.
+    pub fn show(&self) -> Result<Descriptor> {
+        match &self.object {
+            Object::Socket(socket) | Object::Local(socket) => Ok(socket.show()),
+            #[cfg(unix)]
+            Object::File(file) => Ok(file.show()),
+            Object::None | Object::Foreign(_) => Err(Code::ENOTCONN.into()),
+            #[cfg(feature = "sim")]
+            Object::Simulated(_) => Err(Code::ENOTSUP.into()),
         }
     }
 

@@ -256,7 +256,7 @@ impl Loop {
             Completion::Connected(id, outcome) => self.stream_connected(id, outcome),
             #[cfg(any(feature = "net", all(unix, feature = "local")))]
             Completion::Accepted(id, socket) => {
-                self.listener_accepted(id, Object::Socket(socket));
+                self.listener_accepted(id, Object::Socket(socket.into()));
             }
             #[cfg(any(feature = "net", all(unix, feature = "local")))]
             Completion::AcceptFailed(id, error) => self.listener_failed(id, error),

@@ -16,6 +16,7 @@ use crate::handles::{Body, Id};
 use crate::pool::Pool;
 use crate::request::Request;
 use crate::sys::fs::{open_flag, Memory, Opening, Position};
+use crate::sys::Held;
 
 pub(crate) struct FileState {
     /// Until the handle is closed.
@@ -220,13 +221,20 @@ impl File {
     /// Makes a handle for a file that was opened elsewhere. It belongs to the loop from now on.
     ///
     /// Errors: [`Code::ENOBUFS`] when the loop holds as many handles as it can; [`Code::ECANCELED`] while
-    /// it is being dropped. Then the file is closed.
+    /// it is being dropped. Then the file is closed. [`Code::EEXIST`] when a handle of kolo's has the
+    /// descriptor already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(lp: &Loop, file: impl Into<std::fs::File>) -> Result<File> {
-        File::of(lp, file.into()).map_err(|(error, _)| error)
+        let file: std::fs::File = file.into();
+        // (Windows' files have no numbers of sockets.)
+        #[cfg(unix)]
+        let file = Held::adopt(file)?;
+        #[cfg(not(unix))]
+        let file = Held::from(file);
+        File::of(lp, file).map_err(|(error, _)| error)
     }
 
     fn of_opened(lp: &Loop, file: std::fs::File, is_local: bool) -> Result<File> {
-        let file = File::of(lp, file).map_err(|(error, _)| error)?;
+        let file = File::of(lp, file.into()).map_err(|(error, _)| error)?;
         if is_local && !lp.is_simulated() {
             file.opened(lp)?.is_local();
         }
@@ -236,11 +244,11 @@ impl File {
     /// As [`File::adopt`]; with an error the file comes back.
     pub(crate) fn of(
         lp: &Loop,
-        file: std::fs::File,
+        file: Held<std::fs::File>,
     ) -> std::result::Result<File, (crate::Error, Option<std::fs::File>)> {
         let pool = match lp.can_insert().and_then(|()| pool(lp)) {
             Ok(pool) => pool,
-            Err(error) => return Err((error, Some(file))),
+            Err(error) => return Err((error, Some(file.into_inner()))),
         };
         let open = OpenFile::new(file, pool).map_err(|(error, file)| (error, Some(file)))?;
         if lp.is_simulated() {
@@ -328,8 +336,7 @@ impl File {
     /// Errors: [`Code::EBADF`] for a closed handle.
     #[cfg(unix)]
     pub fn descriptor(self, lp: &Loop) -> Result<std::os::fd::RawFd> {
-        use std::os::fd::AsRawFd;
-        Ok(self.opened(lp)?.file().as_raw_fd())
+        self.opened(lp)?.show().ok_or(Code::EBADF.into())
     }
 
     /// Reads from `offset` on until `buffer` is full, all that it has room for (its capacity), or the file

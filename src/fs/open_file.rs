@@ -5,13 +5,13 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use crate::error::Error;
 use crate::pool::{is_pool_thread, Job, Pool, WorkClass};
-use crate::sys;
+use crate::sys::{self, Held};
 
 /// An open descriptor. The handle holds it, and each operation under way does: so closing the handle
 /// never pulls it away under a thread, and its number comes to mean no other file meanwhile.
 pub(crate) struct OpenFile {
     /// `None`: handed out.
-    file: Option<File>,
+    file: Option<Held<File>>,
     /// Where it is closed when that may have to wait.
     pool: Pool,
     known: AtomicU8,
@@ -34,10 +34,10 @@ const AT_POSITION: u8 = 1 << 4;
 
 impl OpenFile {
     /// The file comes back with an error.
-    pub fn new(file: File, pool: Pool) -> Result<OpenFile, (Error, File)> {
+    pub fn new(file: Held<File>, pool: Pool) -> Result<OpenFile, (Error, File)> {
         let abilities = match sys::fs::abilities(&file) {
             Ok(abilities) => abilities,
-            Err(error) => return Err((error.into(), file)),
+            Err(error) => return Err((error.into(), file.into_inner())),
         };
         let mut known = 0;
         if abilities.reads {
@@ -59,6 +59,12 @@ impl OpenFile {
         })
     }
 
+    /// The descriptor, for the user, who may hand it back by mistake: see [`Held`].
+    #[cfg(unix)]
+    pub fn show(&self) -> Option<sys::Descriptor> {
+        self.file.as_ref().map(Held::show)
+    }
+
     pub fn file(&self) -> &File {
         // It is handed out only by what consumes this.
         self.file.as_ref().expect("a file that was not handed out")
@@ -66,7 +72,7 @@ impl OpenFile {
 
     /// The descriptor, for whoever takes it out of kolo.
     pub fn hand_out(&mut self) -> Option<File> {
-        self.file.take()
+        self.file.take().map(Held::into_inner)
     }
 
     fn knows(&self, what: u8) -> bool {
@@ -147,7 +153,7 @@ impl Drop for OpenFile {
 }
 
 /// A descriptor on its way to be closed.
-struct Closing(Option<File>);
+struct Closing(Option<Held<File>>);
 
 impl Job for Closing {
     fn run(&mut self) {
@@ -162,7 +168,7 @@ mod tests {
     #[test]
     fn one_operation_at_a_time_is_at_the_current_position() {
         let file = File::open(std::env::current_exe().unwrap()).unwrap();
-        let open = OpenFile::new(file, Pool::default()).map_err(|(error, _)| error);
+        let open = OpenFile::new(file.into(), Pool::default()).map_err(|(error, _)| error);
         let open = open.unwrap();
         assert!(open.begin_at_position());
         assert!(!open.begin_at_position());

@@ -14,7 +14,7 @@ use crate::error::Code;
 use crate::error::{Error, Result};
 use crate::event_loop::Loop;
 use crate::handles::{Id, Kind};
-use crate::sys;
+use crate::sys::{self, Held};
 
 /// How [`LocalListener::listen_with`] listens. `..Default::default()` leaves the rest as it is.
 #[derive(Clone, Debug)]
@@ -212,7 +212,8 @@ impl LocalListener {
     ///
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one that
     /// is no socket, [`Code::EAFNOSUPPORT`] for one that is not of the Unix domain,
-    /// [`Code::EINVAL`] for a socket that does not listen.
+    /// [`Code::EINVAL`] for a socket that does not listen, [`Code::EEXIST`] when a handle of kolo's has
+    /// the descriptor already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
@@ -220,14 +221,15 @@ impl LocalListener {
         handler: impl LocalListenerHandler,
     ) -> Result<LocalListener> {
         let handler = Box::new(Handler(handler));
-        let adopted = LocalListener::adopt_boxed(lp, socket.into(), options, handler);
+        let socket = Held::adopt(socket.into())?;
+        let adopted = LocalListener::adopt_boxed(lp, socket, options, handler);
         adopted.map_err(|(error, _socket)| error)
     }
 
     /// As [`LocalListener::adopt`]; the socket comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        socket: Socket,
+        socket: Held<Socket>,
         options: &LocalListenOptions,
         handler: BoxedAcceptor,
     ) -> std::result::Result<LocalListener, (Error, Option<Socket>)> {
@@ -236,7 +238,7 @@ impl LocalListener {
             .and_then(|()| Ok(socket.set_nonblocking(true)?));
         match fits {
             Ok(()) => open(lp, Source::of_local(socket).shared(), options, handler),
-            Err(error) => Err((error, Some(socket))),
+            Err(error) => Err((error, Some(socket.into_inner()))),
         }
     }
 

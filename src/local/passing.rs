@@ -179,14 +179,15 @@ impl LocalStream {
         let opened = match kind {
             #[cfg(feature = "net")]
             Some(Kind::Tcp) => {
-                let adopted = crate::TcpStream::adopt_boxed(lp, Socket::from(first()?), handler);
+                let adopted =
+                    crate::TcpStream::adopt_boxed(lp, Socket::from(first()?).into(), handler);
                 match adopted {
                     Ok(tcp) => Ok(tcp.into()),
                     Err((error, socket)) => Err((error, socket.map(OwnedFd::from))),
                 }
             }
             Some(Kind::Local) => {
-                let adopted = LocalStream::adopt_boxed(lp, Socket::from(first()?), handler);
+                let adopted = LocalStream::adopt_boxed(lp, Socket::from(first()?).into(), handler);
                 match adopted {
                     Ok(local) => Ok(local.into()),
                     Err((error, socket)) => Err((error, socket.map(OwnedFd::from))),
@@ -213,12 +214,13 @@ impl LocalStream {
             #[cfg(feature = "net")]
             Some(Kind::Listener) => {
                 let options = crate::ListenOptions::default();
-                let adopted = crate::TcpListener::adopt_boxed(lp, first()?, &options, handler);
+                let adopted =
+                    crate::TcpListener::adopt_boxed(lp, first()?.into(), &options, handler);
                 adopted.map(|listener| listener.id())
             }
             Some(Kind::LocalListener) => {
                 let options = LocalListenOptions::default();
-                let adopted = LocalListener::adopt_boxed(lp, first()?, &options, handler);
+                let adopted = LocalListener::adopt_boxed(lp, first()?.into(), &options, handler);
                 adopted.map(|listener| listener.id())
             }
             _ => return Err(Code::EINVAL.into()),

@@ -9,7 +9,7 @@ use crate::error::{Code, Result};
 use crate::event_loop::Loop;
 use crate::handles::{Id, Kind};
 use crate::stream::{open_descriptor, state_of, withdraw, Stream, StreamHandler, Unopened};
-use crate::sys;
+use crate::sys::{self, Held};
 
 /// One end of a pipe, or another descriptor that is no socket and carries bytes: a [`Stream`].
 ///
@@ -174,24 +174,27 @@ impl Pipe {
     /// files, folders, disks, and, if it is to be read, devices such as `/dev/null`;
     /// [`Code::EPROTOTYPE`] for a socket that keeps messages apart; [`Code::EBADF`] for a
     /// descriptor that is not open. It is dropped then: pass a duplicate to keep it.
+    /// [`Code::EEXIST`] when a handle of kolo's has the descriptor already:
+    /// [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         descriptor: impl Into<OwnedFd>,
         handler: impl StreamHandler,
     ) -> Result<Pipe> {
-        let adopted = Pipe::adopt_boxed(lp, descriptor.into(), Box::new(handler));
+        let descriptor = Held::adopt(descriptor.into())?;
+        let adopted = Pipe::adopt_boxed(lp, descriptor, Box::new(handler));
         adopted.map_err(|(error, _descriptor)| error)
     }
 
     /// As [`Pipe::adopt`]; the descriptor comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        descriptor: OwnedFd,
+        descriptor: Held<OwnedFd>,
         handler: Box<dyn StreamHandler>,
     ) -> std::result::Result<Pipe, Unopened> {
         match ways(descriptor.as_raw_fd()) {
             Ok(ways) => open(lp, descriptor, ways, false, handler),
-            Err(error) => Err((error, Some(descriptor))),
+            Err(error) => Err((error, Some(descriptor.into_inner()))),
         }
     }
 
@@ -203,7 +206,7 @@ impl Pipe {
     /// mounted or the permission is lacking, it is a duplicate, and what is said of [`Pipe::adopt`]
     /// holds.
     ///
-    /// Errors: as [`Pipe::adopt`]; [`Code::EMFILE`] when descriptors are short.
+    /// Errors: as [`Pipe::adopt`] but [`Code::EEXIST`]; [`Code::EMFILE`] when descriptors are short.
     pub fn reopen(lp: &Loop, descriptor: &impl AsFd, handler: impl StreamHandler) -> Result<Pipe> {
         let at = descriptor.as_fd();
         let reopened = Pipe::reopen_boxed(lp, at, Box::new(handler));
@@ -242,8 +245,9 @@ impl Pipe {
     /// pipe.
     pub fn raw_descriptor(self, lp: &Loop) -> Result<sys::Descriptor> {
         let mut core = lp.core()?;
-        let source = &state_of(&mut core.handles, self.id(), Kind::Pipe)?.source;
-        source.descriptor().ok_or(Code::ENOTCONN.into())
+        state_of(&mut core.handles, self.id(), Kind::Pipe)?
+            .source
+            .show()
     }
 }
 
@@ -258,7 +262,7 @@ pub(super) fn ways(descriptor: sys::Descriptor) -> Result<Interest> {
 
 fn open(
     lp: &Loop,
-    descriptor: OwnedFd,
+    descriptor: impl Into<Held<OwnedFd>>,
     ways: Interest,
     sole: bool,
     handler: Box<dyn StreamHandler>,

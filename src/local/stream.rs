@@ -1,6 +1,7 @@
 //! Unix-domain stream sockets: making them, adopting them, who is at the other end.
 
 use std::ops::Deref;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, SockAddr, Socket, Type};
@@ -11,7 +12,7 @@ use crate::error::{Code, Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Handles, Id, Kind};
 use crate::stream::{open_descriptor, state_of, withdraw, Stream, StreamHandler, StreamState};
-use crate::sys::{self, Descriptor};
+use crate::sys::{self, Descriptor, Held};
 use crate::timers::TimerKey;
 
 /// How [`LocalStream::connect_with`] connects. `..Default::default()` leaves the rest as it is.
@@ -147,9 +148,9 @@ impl LocalStream {
     ) -> Result<(LocalStream, LocalStream)> {
         let ways = Interest::READABLE | Interest::WRITABLE;
         let [first, second] = sys::socketpair()?;
-        let opened = open_descriptor(lp, first.into(), Kind::Local, ways, true, one);
+        let opened = open_descriptor(lp, OwnedFd::from(first), Kind::Local, ways, true, one);
         let first = opened.map_err(|(error, _end)| error)?;
-        match open_descriptor(lp, second.into(), Kind::Local, ways, true, other) {
+        match open_descriptor(lp, OwnedFd::from(second), Kind::Local, ways, true, other) {
             Ok(second) => Ok((LocalStream(first), LocalStream(second))),
             Err((error, _end)) => {
                 withdraw(lp, first.0);
@@ -163,27 +164,30 @@ impl LocalStream {
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one that
     /// is no socket, [`Code::EAFNOSUPPORT`] for one that is not of the Unix domain,
     /// [`Code::EPROTOTYPE`] for one that keeps messages apart, [`Code::ENOTCONN`] for one that is
-    /// not connected. It is dropped then: pass a duplicate to keep it.
+    /// not connected. It is dropped then: pass a duplicate to keep it. [`Code::EEXIST`] when a handle
+    /// of kolo's has the descriptor already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
         handler: impl StreamHandler,
     ) -> Result<LocalStream> {
-        let adopted = LocalStream::adopt_boxed(lp, socket.into(), Box::new(handler));
+        let socket = Held::adopt(socket.into())?;
+        let adopted = LocalStream::adopt_boxed(lp, socket, Box::new(handler));
         adopted.map_err(|(error, _socket)| error)
     }
 
     /// As [`LocalStream::adopt`]; the socket comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        socket: Socket,
+        socket: Held<Socket>,
         handler: Box<dyn StreamHandler>,
     ) -> std::result::Result<LocalStream, (Error, Option<Socket>)> {
         if let Err(error) = is_local(&socket).and_then(|()| Ok(socket.peer_addr()?)) {
-            return Err((error, Some(socket)));
+            return Err((error, Some(socket.into_inner())));
         }
         let ways = Interest::READABLE | Interest::WRITABLE;
-        match open_descriptor(lp, socket.into(), Kind::Local, ways, false, handler) {
+        let socket = socket.map(OwnedFd::from);
+        match open_descriptor(lp, socket, Kind::Local, ways, false, handler) {
             Ok(stream) => Ok(LocalStream(stream)),
             Err((error, socket)) => Err((error, socket.map(Socket::from))),
         }
@@ -256,7 +260,7 @@ impl LocalStream {
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn raw_socket(self, lp: &Loop) -> Result<Descriptor> {
-        self.with_socket(lp, |socket| Ok(sys::descriptor_of(socket)))
+        state(&mut lp.core()?.handles, self)?.source.show()
     }
 
     fn with_socket<R>(self, lp: &Loop, run: impl FnOnce(&Socket) -> Result<R>) -> Result<R> {

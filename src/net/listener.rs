@@ -7,13 +7,13 @@ use socket2::{Domain, Socket};
 
 use super::tcp::{set_buffers, TcpStream};
 use crate::accept::{self, AcceptOptions, AcceptPolicy, Acceptor, BoxedAcceptor};
-use crate::driver::{AnyDriver, Source};
+use crate::driver::{AnyDriver, Object, Source};
 #[allow(unused_imports)] // the documentation names it
 use crate::error::Code;
 use crate::error::{Error, Result};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Id, Kind};
-use crate::sys;
+use crate::sys::{self, Held};
 
 /// How [`TcpListener::listen_with`] listens. `..Default::default()` leaves the rest as it is.
 #[derive(Clone, Debug)]
@@ -185,29 +185,35 @@ impl TcpListener {
     /// Takes over a listening socket from elsewhere. From success on it is kolo's to close.
     ///
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one that
-    /// is no socket, [`Code::EINVAL`] for a socket that does not listen.
+    /// is no socket, [`Code::EINVAL`] for a socket that does not listen, [`Code::EEXIST`] when a handle
+    /// of kolo's has the descriptor already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
         options: &ListenOptions,
         handler: impl ListenerHandler,
     ) -> Result<TcpListener> {
-        let adopted =
-            TcpListener::adopt_boxed(lp, socket.into(), options, Box::new(Handler(handler)));
+        let socket = Held::adopt(socket.into())?;
+        let adopted = TcpListener::adopt_boxed(lp, socket, options, Box::new(Handler(handler)));
         adopted.map_err(|(error, _socket)| error)
     }
 
     /// As [`TcpListener::adopt`]; the socket comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        socket: Socket,
+        socket: Held<Socket>,
         options: &ListenOptions,
         handler: BoxedAcceptor,
     ) -> std::result::Result<TcpListener, (Error, Option<Socket>)> {
         let checked = lp.needs_kernel().and_then(|()| accept::listens(&socket));
         match checked.and_then(|()| Ok(socket.set_nonblocking(true)?)) {
-            Ok(()) => open(lp, Source::of_socket(socket).shared(), options, handler),
-            Err(error) => Err((error, Some(socket))),
+            Ok(()) => open(
+                lp,
+                Source::new(Object::Socket(socket)).shared(),
+                options,
+                handler,
+            ),
+            Err(error) => Err((error, Some(socket.into_inner()))),
         }
     }
 

@@ -4,12 +4,13 @@ use socket2::Socket;
 
 use super::tcp::TcpStream;
 use crate::accept::Unclaimed;
-use crate::driver::Source;
+use crate::driver::{Object, Source};
 use crate::error::{Code, Result};
 use crate::event_loop::{Loop, Task};
 use crate::handles::{Body, Kind};
 use crate::remote::Remote;
 use crate::stream::{Stream, StreamSettings, StreamState};
+use crate::sys::Held;
 
 impl TcpStream {
     /// Moves the connection to the loop behind `to`, where it becomes a new stream: `arrived` is called there with it, and
@@ -56,7 +57,8 @@ impl TcpStream {
         // The task is made, and the socket taken, only when the other loop will take it.
         to.post_made(|| {
             let settings = Stream::from(self).settings(lp)?;
-            let socket = self.release(lp)?;
+            let object = Stream::from(self).release_object(lp, Kind::Tcp)?;
+            let socket = object.into_held_socket().ok_or(Code::ENOTCONN)?;
             Ok(Arrival {
                 socket,
                 settings,
@@ -68,14 +70,14 @@ impl TcpStream {
 
 /// A connection on its way.
 struct Arrival<F> {
-    socket: Socket,
+    socket: Held<Socket>,
     settings: StreamSettings,
     arrived: F,
 }
 
 impl<F: FnOnce(&Loop, Result<TcpStream>) + 'static> Task for Arrival<F> {
     fn run(self, lp: &Loop) {
-        let source = Source::of_socket(self.socket);
+        let source = Source::new(Object::Socket(self.socket));
         match lp.insert(Body::Stream(StreamState::new(source, Kind::Tcp))) {
             Ok(id) => {
                 let _unclaimed = Unclaimed(lp, id);

@@ -15,7 +15,7 @@ use crate::handles::{Body, Id, Kind};
 #[cfg(feature = "dns")]
 use crate::names::{self, ResolveOptions};
 use crate::stream::{state_of, Stream, StreamHandler, StreamState};
-use crate::sys::{self, RawSocket};
+use crate::sys::{self, Held, RawSocket};
 
 /// How [`TcpStream::connect_with`] connects. `..Default::default()` leaves the rest as it is.
 #[derive(Clone, Debug, Default)]
@@ -391,20 +391,22 @@ impl TcpStream {
     ///
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one
     /// that is no socket, [`Code::ENOTCONN`] for a socket that is not connected. It is dropped then:
-    /// pass a duplicate to keep it.
+    /// pass a duplicate to keep it. [`Code::EEXIST`] when a handle of kolo's has the descriptor
+    /// already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
         handler: impl StreamHandler,
     ) -> Result<TcpStream> {
-        let adopted = TcpStream::adopt_boxed(lp, socket.into(), Box::new(handler));
+        let socket = Held::adopt(socket.into())?;
+        let adopted = TcpStream::adopt_boxed(lp, socket, Box::new(handler));
         adopted.map_err(|(error, _socket)| error)
     }
 
     /// As [`TcpStream::adopt`]; the socket comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        socket: Socket,
+        socket: Held<Socket>,
         handler: Box<dyn StreamHandler>,
     ) -> std::result::Result<TcpStream, (crate::Error, Option<Socket>)> {
         let checked = lp.can_insert().and_then(|()| {
@@ -413,9 +415,9 @@ impl TcpStream {
             Ok(socket.set_nonblocking(true)?)
         });
         if let Err(error) = checked {
-            return Err((error, Some(socket)));
+            return Err((error, Some(socket.into_inner())));
         }
-        let state = StreamState::new(Source::of_socket(socket).shared(), Kind::Tcp);
+        let state = StreamState::new(Source::new(Object::Socket(socket)).shared(), Kind::Tcp);
         let tcp = TcpStream::from_id(
             lp.insert(Body::Stream(state))
                 .map_err(|error| (error, None))?,
@@ -523,7 +525,7 @@ impl TcpStream {
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn raw_socket(self, lp: &Loop) -> Result<RawSocket> {
-        self.with_endpoint(lp, |endpoint| Ok(sys::descriptor_of(endpoint.kernel()?)))
+        state(&mut lp.core()?.handles, self)?.source.show()
     }
 
     fn with_endpoint<R>(self, lp: &Loop, run: impl FnOnce(Endpoint<'_>) -> Result<R>) -> Result<R> {

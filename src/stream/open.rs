@@ -7,7 +7,7 @@ use crate::driver::{Driver, Interest, Object, Source, State};
 use crate::error::{Code, Error};
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Id, Kind};
-use crate::sys::{self, File};
+use crate::sys::{self, File, Held};
 
 /// Why there is no stream, and the descriptor, which is still its owner's. (It is `None` only when
 /// the loop has ended meanwhile.)
@@ -30,14 +30,15 @@ pub(crate) type Unopened = (Error, Option<OwnedFd>);
 /// messages apart; [`Code::ENOBUFS`], [`Code::ECANCELED`] as for every new handle.
 pub(crate) fn open_descriptor(
     lp: &Loop,
-    descriptor: OwnedFd,
+    descriptor: impl Into<Held<OwnedFd>>,
     kind: Kind,
     ways: Interest,
     sole: bool,
     handler: Box<dyn StreamHandler>,
 ) -> std::result::Result<Stream, Unopened> {
+    let descriptor = descriptor.into();
     if let Err(error) = lp.needs_kernel().and_then(|()| lp.can_insert()) {
-        return Err((error, Some(descriptor)));
+        return Err((error, Some(descriptor.into_inner())));
     }
     let mut source = source_of(descriptor, sole)?;
     source.state.set(State::SHARED, !sole);
@@ -56,15 +57,15 @@ pub(crate) fn open_descriptor(
     }
 }
 
-fn source_of(descriptor: OwnedFd, sole: bool) -> std::result::Result<Source, Unopened> {
+fn source_of(descriptor: Held<OwnedFd>, sole: bool) -> std::result::Result<Source, Unopened> {
     let what = match sys::descriptor_type(descriptor.as_raw_fd()) {
         Ok(what) => what,
-        Err(error) => return Err((error.into(), Some(descriptor))),
+        Err(error) => return Err((error.into(), Some(descriptor.into_inner()))),
     };
     match what {
-        sys::DescriptorType::Unwaitable => Err((Code::EPERM.into(), Some(descriptor))),
+        sys::DescriptorType::Unwaitable => Err((Code::EPERM.into(), Some(descriptor.into_inner()))),
         sys::DescriptorType::Socket => {
-            let socket = socket2::Socket::from(descriptor);
+            let socket = descriptor.map(socket2::Socket::from);
             let ready = socket.r#type().map_err(Error::from).and_then(|kind| {
                 if kind != socket2::Type::STREAM {
                     return Err(Code::EPROTOTYPE.into());
@@ -73,7 +74,7 @@ fn source_of(descriptor: OwnedFd, sole: bool) -> std::result::Result<Source, Uno
             });
             match ready {
                 Ok(()) => Ok(Source::of_local(socket)),
-                Err(error) => Err((error, Some(socket.into()))),
+                Err(error) => Err((error, Some(socket.into_inner().into()))),
             }
         }
         sys::DescriptorType::Pipe | sys::DescriptorType::Other => {
@@ -82,11 +83,8 @@ fn source_of(descriptor: OwnedFd, sole: bool) -> std::result::Result<Source, Uno
     }
 }
 
-fn file(descriptor: OwnedFd, sole: bool) -> std::result::Result<File, Unopened> {
-    let opened = match sole {
-        true => File::sole(descriptor),
-        false => File::shared(descriptor),
-    };
+fn file(descriptor: Held<OwnedFd>, sole: bool) -> std::result::Result<Held<File>, Unopened> {
+    let opened = descriptor.try_map(if sole { File::sole } else { File::shared });
     opened.map_err(|(error, descriptor)| (error.into(), Some(descriptor)))
 }
 

@@ -39,7 +39,7 @@ impl File {
     }
 
     pub fn descriptor(&self) -> Descriptor {
-        self.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd)
+        self.as_raw_fd()
     }
 
     /// Leaves the description as it is when this is closed: it is somebody else's to put back.
@@ -85,6 +85,12 @@ impl File {
                 outcome => return outcome,
             }
         }
+    }
+}
+
+impl AsRawFd for File {
+    fn as_raw_fd(&self) -> Descriptor {
+        self.descriptor.as_ref().map_or(-1, AsRawFd::as_raw_fd)
     }
 }
 

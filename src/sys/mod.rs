@@ -14,6 +14,7 @@ mod file;
 pub(crate) mod fork;
 #[cfg(feature = "fs")]
 pub(crate) mod fs;
+mod held;
 #[cfg(unix)]
 #[cfg_attr(not(feature = "local"), allow(dead_code))]
 mod local;
@@ -50,6 +51,8 @@ pub(crate) mod signals;
 pub(crate) mod spawn;
 #[cfg(all(unix, feature = "tty"))]
 pub(crate) mod terminal;
+
+pub(crate) use held::{is_held, Held, Numbered};
 
 use std::io::{self, Read};
 

@@ -9,12 +9,19 @@ use socket2::Socket;
 
 /// What the system calls an open file or socket.
 pub(crate) type Descriptor = RawFd;
+pub(crate) type AtomicDescriptor = std::sync::atomic::AtomicI32;
 
 /// One that is closed when it is dropped.
 pub(crate) type OwnedDescriptor = std::os::fd::OwnedFd;
 
 pub(crate) fn descriptor_of(socket: &Socket) -> Descriptor {
     socket.as_raw_fd()
+}
+
+impl<T: AsRawFd> super::Numbered for T {
+    fn number(&self) -> Descriptor {
+        self.as_raw_fd()
+    }
 }
 
 /// The descriptor as `polling` adds it.

@@ -13,12 +13,22 @@ use crate::error::{code_of_kind, Code};
 
 /// What the system calls a socket.
 pub(crate) type Descriptor = RawSocket;
+#[cfg(target_pointer_width = "64")]
+pub(crate) type AtomicDescriptor = std::sync::atomic::AtomicU64;
+#[cfg(target_pointer_width = "32")]
+pub(crate) type AtomicDescriptor = std::sync::atomic::AtomicU32;
 
 /// One that is closed when it is dropped.
 pub(crate) type OwnedDescriptor = std::os::windows::io::OwnedSocket;
 
 pub(crate) fn descriptor_of(socket: &Socket) -> Descriptor {
     socket.as_raw_socket()
+}
+
+impl<T: AsRawSocket> super::Numbered for T {
+    fn number(&self) -> Descriptor {
+        self.as_raw_socket()
+    }
 }
 
 /// The socket as `polling` adds it.

@@ -28,7 +28,8 @@ pub(super) struct Native {
 impl Native {
     pub fn open(lp: &Loop) -> Result<Native> {
         let hub = Hub::open()?;
-        let poll = Poll::open(lp, hub.descriptor(), |lp, _, _| lp.watches_readable())?;
+        let heard = Box::new(|lp: &Loop, _, _| lp.watches_readable());
+        let poll = Poll::open_raw(lp, hub.descriptor(), heard)?;
         let timer = Timer::open(lp, |lp, _| lp.watches_held()).inspect_err(|_| {
             let _ = lp.close(poll);
         })?;

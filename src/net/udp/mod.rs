@@ -378,7 +378,7 @@ impl UdpSocket {
     ///
     /// Errors: [`Code::EBADF`] for a closed socket.
     pub fn raw_socket(self, lp: &Loop) -> Result<RawSocket> {
-        self.with_socket(lp, |socket| Ok(sys::descriptor_of(socket)))
+        state(&mut lp.core()?.handles, self.0)?.source.show()
     }
 
     fn with_endpoint<R>(self, lp: &Loop, run: impl FnOnce(Endpoint<'_>) -> Result<R>) -> Result<R> {

@@ -14,7 +14,7 @@ use crate::error::{Code, Error, Result};
 use crate::event_loop::{self, Core, Loop};
 use crate::handles::{Body, Id};
 use crate::net::tcp::set_buffers;
-use crate::sys::{self, udp_options};
+use crate::sys::{self, udp_options, Held};
 
 /// How [`UdpSocket::bind_with`] and its like make a socket. `..Default::default()` leaves the rest
 /// as it is.
@@ -122,7 +122,7 @@ impl UdpSocket {
         socket.set_broadcast(options.broadcast)?;
         set_buffers(&socket, options.send_buffer, options.receive_buffer)?;
         socket.bind(&address.into())?;
-        open(lp, socket, options, handler).map_err(|(error, _socket)| error)
+        open(lp, socket.into(), options, handler).map_err(|(error, _socket)| error)
     }
 
     /// Makes a socket at any local address and connects it to `peer`, with default options: see
@@ -152,21 +152,23 @@ impl UdpSocket {
     /// Errors: [`Code::EBADF`] for a descriptor that is not open, [`Code::ENOTSOCK`] for one that
     /// is no socket, [`Code::EPROTOTYPE`] for a socket of another type,
     /// [`Code::EAFNOSUPPORT`] for one of another family than IPv4 and IPv6. It is dropped then:
-    /// pass a duplicate to keep it.
+    /// pass a duplicate to keep it. [`Code::EEXIST`] when a handle of kolo's has the descriptor
+    /// already: [adopted twice](crate#descriptors-that-are-adopted-twice).
     pub fn adopt(
         lp: &Loop,
         socket: impl Into<Socket>,
         options: &UdpOptions,
         handler: impl UdpHandler,
     ) -> Result<UdpSocket> {
-        let adopted = UdpSocket::adopt_boxed(lp, socket.into(), options, Box::new(handler));
+        let socket = Held::adopt(socket.into())?;
+        let adopted = UdpSocket::adopt_boxed(lp, socket, options, Box::new(handler));
         adopted.map_err(|(error, _socket)| error)
     }
 
     /// As [`UdpSocket::adopt`]; the socket comes back with an error.
     pub(crate) fn adopt_boxed(
         lp: &Loop,
-        socket: Socket,
+        socket: Held<Socket>,
         options: &UdpOptions,
         handler: Box<dyn UdpHandler>,
     ) -> std::result::Result<UdpSocket, (Error, Option<Socket>)> {
@@ -181,7 +183,7 @@ impl UdpSocket {
         })();
         match checked {
             Ok(()) => open(lp, socket, options, handler),
-            Err(error) => Err((error, Some(socket))),
+            Err(error) => Err((error, Some(socket.into_inner()))),
         }
     }
 
@@ -213,17 +215,17 @@ impl UdpSocket {
 /// A handle for a socket that is bound, or that somebody else made.
 fn open(
     lp: &Loop,
-    socket: Socket,
+    socket: Held<Socket>,
     options: &UdpOptions,
     handler: Box<dyn UdpHandler>,
 ) -> std::result::Result<UdpSocket, (Error, Option<Socket>)> {
     let state = match lp.can_insert().and_then(|()| prepare(&socket, options)) {
         Ok(state) => state,
-        Err(error) => return Err((error, Some(socket))),
+        Err(error) => return Err((error, Some(socket.into_inner()))),
     };
     let source = Source {
         state: state.0,
-        ..Source::of_socket(socket)
+        ..Source::new(Object::Socket(socket))
     };
     begin(lp, source, state.1, handler)
 }
