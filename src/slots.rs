@@ -24,6 +24,7 @@ const GENERATION: u64 = 1 << GENERATION_SHIFT;
 pub(crate) const SLOTS_MAX: usize = (1 << INDEX_BITS) - 2;
 
 /// The name that the entry of a slot has after so many uses of it, with the table's tag in its place.
+#[cfg_attr(not(all(kolo_uring, feature = "capi")), allow(dead_code))] // loops that change threads
 pub(crate) const fn name_of(index: u64, generation: u32, tag: u64) -> u64 {
     (generation as u64) << GENERATION_SHIFT | tag | LIVE | index & INDEX_MASK
 }

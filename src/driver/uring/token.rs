@@ -93,6 +93,7 @@ pub(super) fn tag_of(id: Id) -> u64 {
 }
 
 /// The handle in this slot, of this generation, with the tag of the loop's.
+#[cfg_attr(not(feature = "capi"), allow(dead_code))] // loops that change threads
 pub(super) fn id_of(slot: usize, generation: u32, tag: u64) -> Option<Id> {
     Id::from_raw(name_of(slot as u64, generation - 1, tag))
 }
