@@ -13,7 +13,7 @@ mod unix {
     use std::sync::atomic::AtomicBool;
     use std::sync::{Arc, Mutex, MutexGuard, RwLockWriteGuard, Weak};
 
-    use super::super::{Mailbox, Posts};
+    use super::super::mailbox::{Mailbox, Posts};
     use crate::driver::Wake;
     use crate::sys::fork::at_fork;
 

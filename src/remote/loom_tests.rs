@@ -8,12 +8,14 @@
 //! A wake that is lost leaves the looker waiting for ever, which loom reports as a deadlock.
 
 use std::cell::Cell;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use loom::sync::atomic::AtomicBool as ModelBool;
 use loom::thread;
 
+use super::threads::{Condvar, Mutex};
 use super::*;
+use crate::driver::Wake;
 
 /// An event descriptor.
 struct Bell {
