@@ -12,7 +12,7 @@ enum { BLOCK = 4096, BLOCKS = 300 };
 
 static char path[PATH_MAX];
 
-/* A file of blocks that say which one they are, opened twice: with and without O_DIRECT. 0 where there is no O_DIRECT. */
+/* A file of blocks that say which one they are, opened with O_DIRECT. 0 where there is none. */
 static kolo_file make_file(kolo_loop *loop) {
     static uint32_t block[BLOCK / sizeof(uint32_t)];
     const char *temporary = getenv("TMPDIR");
