@@ -61,7 +61,7 @@ impl Id {
     }
 
     /// One that a table could have given out.
-    #[cfg(any(test, loom))]
+    #[cfg(test)]
     pub(crate) fn in_slot(index: u64, generation: u32) -> Id {
         Id(NonZeroU64::new(crate::slots::name_of(index, generation, 0)).unwrap())
     }
