@@ -598,36 +598,102 @@ fn a_watch_holds_the_loop_and_is_listed() {
 
 /// The descriptors of this process that are inotify's.
 #[cfg(target_os = "linux")]
-fn instances() -> usize {
+fn instances() -> Vec<PathBuf> {
     let entries = fs::read_dir("/proc/self/fd").unwrap();
-    let targets = entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
-    targets
-        .filter(|target| target.to_string_lossy().contains("inotify"))
-        .count()
+    let paths = entries.map(|entry| entry.unwrap().path());
+    let is_inotify = |path: &PathBuf| {
+        let target = fs::read_link(path);
+        target.is_ok_and(|target| target.to_string_lossy().contains("inotify"))
+    };
+    paths.filter(is_inotify).collect()
+}
+
+/// Opens a watch and closes it at once.
+#[cfg(target_os = "linux")]
+fn watch_for_a_moment(lp: &Loop, folder: &Folder) {
+    let (watch, _) = watch(lp, &folder.0);
+    lp.close(watch).unwrap();
+    run_to_end(lp);
 }
 
 #[cfg(target_os = "linux")]
 #[test]
-fn the_last_watch_that_closes_takes_the_descriptor_along() {
+fn the_descriptor_of_watches_is_closed_with_the_loop_and_not_before() {
     in_own_process!(|| each_driver(|lp| {
         let (folder, other) = (Folder::new(), Folder::new());
-        assert_eq!(instances(), 0);
+        assert!(instances().is_empty());
+        // Closing it waits for the kernel: also where the first watch fails, it stays.
+        let absent = Watch::open(&lp, other.at("absent"), &recursive(), |_, _, _| ());
+        assert_eq!(code(absent), Code::ENOENT);
+        let kept = instances();
+        assert_eq!(kept.len(), 1);
+        assert!(lp.handles().is_empty() && !lp.is_alive());
         for _ in 0..3 {
             let (one, _) = watch(&lp, &folder.0);
             let (two, told) = watch(&lp, &other.0);
-            assert_eq!(instances(), 1);
             lp.close(one).unwrap();
-            assert_eq!(settle(&lp, &other, &told), [""; 0]);
+            other.make("a");
+            other.remove("a");
+            assert_eq!(settle(&lp, &other, &told), ["created a", "removed a"]);
             lp.close(two).unwrap();
-            assert_eq!(instances(), 0);
             run_to_end(&lp);
+            assert!(lp.handles().is_empty() && !lp.is_alive());
+            assert_eq!(instances(), kept);
         }
-        let absent = Watch::open(&lp, other.at("absent"), &recursive(), |_, _, _| ());
-        assert_eq!(code(absent), Code::ENOENT);
-        assert_eq!(instances(), 0);
-        watch(&lp, &folder.0);
         drop(lp);
-        assert_eq!(instances(), 0);
+        assert!(instances().is_empty());
+    }));
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn what_the_last_watch_did_not_tell_is_not_told_by_the_next() {
+    each_driver(|lp| {
+        let folder = Folder::new();
+        let (last, _) = watch(&lp, &folder.0);
+        // Lost events, too, were the last one's.
+        for at in 0..queue_length() / 2 + 100 {
+            folder.make(&at.to_string());
+            folder.remove(&at.to_string());
+        }
+        lp.close(last).unwrap();
+        folder.make("between");
+        let (_, next) = watch(&lp, &folder.0);
+        folder.make("a");
+        assert_eq!(settle(&lp, &folder, &next), ["created a"]);
+    });
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_forked_child_does_not_use_the_descriptor_that_its_parent_keeps() {
+    in_own_process!(|| each_driver(|lp| {
+        let folder = Folder::new();
+        watch_for_a_moment(&lp, &folder);
+        let kept = instances();
+        assert_eq!(kept.len(), 1);
+        match unsafe { libc::fork() } {
+            0 => {
+                unsafe { libc::alarm(100) };
+                let outcome = catch_unwind(AssertUnwindSafe(|| {
+                    lp.forked().unwrap();
+                    assert!(instances().is_empty());
+                    let (_, told) = watch(&lp, &folder.0);
+                    folder.make("of-child");
+                    until(&lp, &told, "created of-child");
+                }));
+                unsafe { libc::_exit(i32::from(outcome.is_err())) }
+            }
+            child => {
+                let mut status = 0;
+                assert_eq!(unsafe { libc::waitpid(child, &mut status, 0) }, child);
+                assert_eq!(status, 0);
+                let (_, told) = watch(&lp, &folder.0);
+                assert_eq!(instances(), kept);
+                folder.make("of-parent");
+                until(&lp, &told, "created of-parent");
+            }
+        }
     }));
 }
 
@@ -883,6 +949,12 @@ fn descriptors_that_run_out_are_told_by_open() {
         limit(former);
         assert_eq!(code(outcome), Code::EMFILE);
         assert!(lp.handles().is_empty());
+        // A loop that has watched needs no further one.
+        watch_for_a_moment(&lp, &folder);
+        let former = limit(0);
+        let outcome = Watch::open(&lp, &folder.0, &recursive(), |_, _, _| ());
+        limit(former);
+        lp.close(outcome.unwrap()).unwrap();
         let (_, told) = watch(&lp, &folder.0);
         folder.make("a");
         assert_eq!(settle(&lp, &folder, &told), ["created a"]);

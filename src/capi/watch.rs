@@ -5,8 +5,9 @@
 //! what is there then. A symbolic link is followed; those below a watched folder are not. Events come
 //! in the order in which things happened, and nothing is lost in silence: see KOLO_WATCH_OVERFLOW.
 //!
-//! Linux uses inotify(7): one descriptor for all watches of a loop, no thread. Each watched folder
-//! takes one of fs.inotify.max_user_watches, and each loop that watches one of
+//! Linux uses inotify(7): one descriptor for all watches of a loop, no thread. It stays until the
+//! loop is freed, since closing it may take tenths of a second. Each watched folder
+//! takes one of fs.inotify.max_user_watches, and each loop that watches, or has watched, one of
 //! fs.inotify.max_user_instances. The kernel does not tell what is written through memory mappings,
 //! nor what another machine does to a shared file system: for that, and for files that the system
 //! makes up (/proc, /sys), a watch can look again and again (`poll_ns`). Other systems tell by

@@ -42,7 +42,7 @@ use crate::event_loop::{Core, Deferred, Loop};
 use crate::handles::{Body, Entry, Id};
 use crate::timers::TimerKey;
 use event::Queue;
-use native::Native;
+use native::{Kept, Native};
 use polling::Polling;
 
 pub(crate) type WatchCallback = Box<dyn FnMut(&Loop, Watch, &WatchEvent)>;
@@ -99,6 +99,8 @@ pub(crate) struct Watching {
     /// The deferred phase will look after them.
     scheduled: bool,
     native: Option<Native>,
+    /// What stays when the last watch has gone.
+    kept: Kept,
 }
 
 /// Tells of changes to a file, or to a folder and what is in it.
@@ -125,9 +127,10 @@ pub(crate) struct Watching {
 ///
 /// # Systems
 ///
-/// On Linux inotify(7) is used, one descriptor for all watches of a loop and no thread. Each
+/// On Linux inotify(7) is used, one descriptor for all watches of a loop and no thread. The descriptor
+/// stays until the loop is dropped, since closing it may take tenths of a second. Each
 /// watched folder takes one of `fs.inotify.max_user_watches` numbers ([`Code::ENOSPC`] when there
-/// are none left), each loop that watches one of `fs.inotify.max_user_instances` ([`Code::EMFILE`]).
+/// are none left), each loop that watches, or has watched, one of `fs.inotify.max_user_instances` ([`Code::EMFILE`]).
 /// Opening a recursive watch is quick: the folders below are watched a part in every turn, until
 /// [`Change::READY`]. What is written through memory mappings, and what another machine does, the
 /// kernel does not tell: see [`WatchOptions::poll`].
@@ -263,6 +266,7 @@ pub(crate) fn unwatch(core: &mut Core, id: Id) {
         for handle in native.handles() {
             discard(core, handle);
         }
+        native.end();
     }
 }
 
@@ -289,6 +293,7 @@ fn discard(core: &mut Core, id: Id) {
 /// In a forked child: what the parent's kernel objects told is the parent's.
 pub(crate) fn forked(core: &mut Core) -> Result<()> {
     let mut told = Told::new();
+    core.watching.kept = Kept::default();
     if let Some(mut native) = core.watching.native.take() {
         let outcome = native.forked(core, &mut told);
         core.watching.native = Some(native);

@@ -1,6 +1,7 @@
 //! Linux: the hub of inotify, waited for by a handle of the loop's own.
 
 use std::path::Path;
+use std::rc::Rc;
 use std::time::Duration;
 
 use super::event::Change;
@@ -11,11 +12,29 @@ use crate::error::Result;
 use crate::event_loop::{Core, Loop};
 use crate::handles::{Body, Id};
 use crate::poll::Poll;
+use crate::sys::inotify::Inotify;
 use crate::timer::Timer;
 
 /// How long half a rename is held. The other half is made by the same system call a few
 /// instructions later; only a thread that is preempted right there makes it late.
 const HELD: Duration = Duration::from_millis(5);
+
+/// The loop's instance of inotify, from its first watch until the loop ends. The kernel makes who
+/// closes an instance wait until no processor uses its watches any more (a grace period, in
+/// fsnotify_destroy_group): milliseconds, on a busy machine tenths of a second. Ending a single
+/// watch does not wait.
+#[derive(Default)]
+pub(super) struct Kept(Option<Rc<Inotify>>);
+
+impl Kept {
+    fn instance(&mut self) -> Result<Rc<Inotify>> {
+        let inotify = match &self.0 {
+            Some(inotify) => inotify.clone(),
+            None => Rc::new(Inotify::open()?),
+        };
+        Ok(self.0.insert(inotify).clone())
+    }
+}
 
 pub(super) struct Native {
     hub: Hub,
@@ -27,7 +46,7 @@ pub(super) struct Native {
 
 impl Native {
     pub fn open(lp: &Loop) -> Result<Native> {
-        let hub = Hub::open()?;
+        let hub = Hub::new(lp.core()?.watching.kept.instance()?);
         let heard = Box::new(|lp: &Loop, _, _| lp.watches_readable());
         let poll = Poll::open_raw(lp, hub.descriptor(), heard)?;
         let timer = Timer::open(lp, |lp, _| lp.watches_held()).inspect_err(|_| {
@@ -76,6 +95,11 @@ impl Native {
         self.hub.unwatch(id);
     }
 
+    /// The last watch has gone, and [`Native::handles`] are closed.
+    pub fn end(self) {
+        self.hub.drain();
+    }
+
     pub fn has_work(&self) -> bool {
         self.hub.has_work()
     }
@@ -85,7 +109,7 @@ impl Native {
     }
 
     pub fn forked(&mut self, core: &mut Core, told: &mut Told) -> Result<()> {
-        self.hub.forked(told)?;
+        self.hub.forked(core.watching.kept.instance()?, told);
         let id = self.poll.id();
         if let Body::Poll(state) = &mut core.handles.get_mut(id)?.body {
             core.driver.poll_stop(id, &mut state.source);

@@ -17,6 +17,9 @@ use crate::event_loop::{Core, Loop};
 use crate::handles::Id;
 use crate::remote::{Remote, Waker};
 
+/// Nothing is kept when the last watch has gone.
+pub(super) type Kept = ();
+
 pub(super) struct Native {
     waker: Waker,
     remote: Remote,
@@ -99,6 +102,9 @@ impl Native {
     pub fn unwatch(&mut self, id: Id) {
         self.watches.remove(&id);
     }
+
+    /// The last watch has gone, and [`Native::handles`] are closed.
+    pub fn end(self) {}
 
     pub fn has_work(&self) -> bool {
         self.woken

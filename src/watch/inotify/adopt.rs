@@ -40,7 +40,7 @@ impl Hub {
             self.await_moves(id, parent, told);
         }
         let in_way = !self.trust(id, parent);
-        if in_way || mentioned(self)? {
+        if in_way || mentioned(self) != Some(false) {
             if let Ok(number) = added {
                 self.forget(number);
             }
@@ -129,7 +129,7 @@ impl Hub {
     }
 
     /// Has inotify forget a number that nobody needs.
-    fn forget(&mut self, number: i32) {
+    pub(super) fn forget(&mut self, number: i32) {
         if !self.places.contains_key(&number) {
             self.inotify.remove(number);
         }

@@ -32,6 +32,7 @@ mod tree;
 use std::collections::{BTreeMap, VecDeque};
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
+use std::rc::Rc;
 
 use super::event::{Change, WatchEvent};
 use super::Told;
@@ -71,7 +72,7 @@ struct Rooted {
 
 /// All watches of a loop.
 pub(super) struct Hub {
-    inotify: Inotify,
+    inotify: Rc<Inotify>,
     places: BTreeMap<i32, Vec<(Id, Place)>>,
     watches: BTreeMap<Id, Rooted>,
     scans: VecDeque<Scan>,
@@ -92,9 +93,10 @@ pub(super) struct Hub {
 const FOLLOWED_MAX: usize = 8;
 
 impl Hub {
-    pub fn open() -> Result<Hub> {
-        Ok(Hub {
-            inotify: Inotify::open()?,
+    /// With an instance that watches nothing yet, or no more.
+    pub fn new(inotify: Rc<Inotify>) -> Hub {
+        Hub {
+            inotify,
             places: BTreeMap::new(),
             watches: BTreeMap::new(),
             scans: VecDeque::new(),
@@ -103,7 +105,7 @@ impl Hub {
             unfinished: Vec::new(),
             held: 0,
             expired: false,
-        })
+        }
     }
 
     pub fn descriptor(&self) -> crate::sys::Descriptor {
@@ -121,9 +123,7 @@ impl Hub {
         (recursive, asked): (bool, Change),
         told: &mut Told,
     ) -> Result<()> {
-        if !self.is_empty() {
-            self.read_ahead(told);
-        }
+        self.read_ahead(told);
         let rooted = Rooted {
             path: path.to_owned(),
             real: PathBuf::new(),
@@ -164,8 +164,7 @@ impl Hub {
 
     /// In a forked child: an instance that the parent does not share. What changed since the fork
     /// is not known.
-    pub fn forked(&mut self, told: &mut Told) -> Result<()> {
-        let inotify = Inotify::open()?;
+    pub fn forked(&mut self, inotify: Rc<Inotify>, told: &mut Told) {
         self.places.clear();
         self.scans.clear();
         self.later.clear();
@@ -188,7 +187,11 @@ impl Hub {
             }
             self.finish_with(id, Change::OVERFLOW);
         }
-        Ok(())
+    }
+
+    /// Nothing is watched any more: what the kernel still keeps to tell, nobody waits for.
+    pub fn drain(mut self) {
+        self.stream.drain(&self.inotify);
     }
 
     /// Follows the path of a watch, and watches what it leads to now. Changes are told, unless
@@ -198,7 +201,7 @@ impl Hub {
             return Ok(());
         };
         let mut found = Err(Code::ENOENT.into());
-        for _ in 0..FOLLOWED_MAX {
+        for times in 1..=FOLLOWED_MAX {
             let trail = trail::follow(&path);
             self.watch_way(id, &trail.steps)?;
             found = trail.found.clone().and_then(|(real, is_directory)| {
@@ -206,8 +209,11 @@ impl Hub {
                 Ok((number, real, is_directory))
             });
             let vanished = trail.found.is_ok() && found.as_ref().is_err_and(|e| is_gone(*e));
-            if !vanished && trail::follow(&path) == trail {
+            if !vanished && trail::follow(&path) == trail || times == FOLLOWED_MAX {
                 break;
+            }
+            if let Ok((number, ..)) = found {
+                self.forget(number);
             }
         }
         self.set_root(id, found, told)

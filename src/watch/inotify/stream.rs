@@ -181,6 +181,12 @@ impl Stream {
         }
     }
 
+    /// Throws away what waits. What an error leaves there is read when the next watch is opened.
+    pub fn drain(&mut self, inotify: &Inotify) {
+        let mut drain = || inotify.read(&mut self.memory);
+        while drain().is_ok_and(|length| length > 0) {}
+    }
+
     /// Gives up all that was read.
     pub fn clear(&mut self) {
         self.decoded = self.position();
