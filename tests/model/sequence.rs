@@ -33,8 +33,8 @@ impl Outcome {
     }
 }
 
-/// What a loop makes when it is first needed, and keeps: for signals, for programs.
-const KEPT: usize = 2;
+/// What a loop makes when it is first needed, and keeps: for signals, for programs, for watches.
+const KEPT: usize = 3;
 
 /// Descriptors that the process has open, where that can be told.
 fn descriptors() -> Option<usize> {
