@@ -481,9 +481,10 @@ impl TcpStream {
     }
 
     /// What closing does with bytes that the peer has not acknowledged: `None`, as connections
-    /// are made, sends them in the background; `Some` gives them so long and then resets the
-    /// connection. It does not make closing block, since the socket does not. socket(7),
-    /// `SO_LINGER`.
+    /// are made, sends them in the background; no time at all resets the connection. With a longer
+    /// time the system has close(2) wait until they are acknowledged, at most so long: on Linux
+    /// also where the socket does not block, so **the loop waits in it**. Who wants to hear of the
+    /// end without that uses [`Stream::finish`], with a write timeout. socket(7), `SO_LINGER`.
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
     pub fn set_linger(self, lp: &Loop, linger: Option<Duration>) -> Result<()> {
