@@ -2160,13 +2160,17 @@ int kolo_tcp_set_keepalive(kolo_loop *loop,
                            uint32_t count);
 
 /**
- * What closing does with bytes that the peer has not acknowledged. -1, as at first: the system
- * sends them in the background. Else it gives them so many seconds, and then resets the connection.
- * Closing never blocks.
+ * What closing does with bytes that the peer has not acknowledged (SO_LINGER, socket(7)). -1, as at
+ * first: the system sends them in the background. 0: the connection is reset. More: the system has
+ * close(2) wait until they are acknowledged, at most so many seconds; on Linux also where the socket
+ * does not block, so the loop waits in it. Who wants to hear of the end without that uses
+ * kolo_stream_finish, with a write timeout.
  *
  * Errors: KOLO_EINVAL for numbers below -1.
  */
-int kolo_tcp_set_linger(kolo_loop *loop, kolo_tcp tcp, int32_t seconds);
+int kolo_tcp_set_linger(kolo_loop *loop,
+                        kolo_tcp tcp,
+                        int32_t seconds);
 
 /**
  * Sets the sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more
