@@ -323,6 +323,36 @@ fn a_stream_moves_with_what_was_not_read() {
     });
 }
 
+/// Closing it does not end its registration then.
+#[cfg(target_os = "linux")]
+#[test]
+fn a_stream_that_others_hold_too_leaves_the_selector_of_the_loop_that_it_moved_to() {
+    // What the loop's epoll set waits for.
+    let watched = |lp: &Loop| {
+        let path = format!("/proc/self/fdinfo/{}", lp.backend_descriptor().unwrap());
+        let text = std::fs::read_to_string(path).unwrap();
+        text.lines().filter(|line| line.starts_with("tfd:")).count()
+    };
+    each_pair(|here, there| {
+        let (socket, _peer) = socket_pair();
+        let _twin = socket.try_clone().unwrap();
+        let nothing = |_: &Loop, _: kolo::Stream, _: &[u8]| ();
+        let tcp = TcpStream::adopt(&here, socket, nothing).unwrap();
+        some_turns(&there);
+        let before = watched(&there);
+        tcp.move_to(&here, &there.remote(), move |there, tcp| {
+            let tcp = tcp.unwrap();
+            tcp.attach(there, nothing).unwrap();
+            there
+                .defer(move |lp: &Loop| lp.close(tcp).unwrap())
+                .unwrap();
+        })
+        .unwrap();
+        run_to_end(&there);
+        assert_eq!(watched(&there), before);
+    });
+}
+
 /// Both loops are this thread's, so what is posted need not really be fit to be sent.
 struct Unsent(Script, Shared<usize>);
 

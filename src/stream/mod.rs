@@ -464,6 +464,7 @@ impl Stream {
             read_idle: stream.read_idle,
             write_stall: stream.write_stall,
             marks: stream.marks(),
+            shared: stream.source.state.contains(State::SHARED),
         })
     }
 
@@ -473,7 +474,13 @@ impl Stream {
             read_idle,
             write_stall,
             marks: Watermarks { low, high, limit },
+            shared,
         } = settings;
+        if shared {
+            let mut core = lp.core()?;
+            let source = &mut state(&mut core.handles, self.0)?.source;
+            source.state.insert(State::SHARED);
+        }
         self.set_watermarks(lp, low, high, limit)?;
         self.set_timeouts_ns(lp, read_idle, write_stall)
     }
@@ -495,6 +502,8 @@ pub(crate) struct StreamSettings {
     read_idle: u64,
     write_stall: u64,
     marks: Watermarks,
+    /// Others may hold descriptors of it, too.
+    shared: bool,
 }
 
 /// Names an owned write of a stream: see [`Stream::write_owned`].
