@@ -163,7 +163,7 @@ fn the_operations_of_a_closed_handle_say_so() {
             tcp.release(&lp).map(drop),
             tcp.set_nodelay(&lp, true),
             tcp.set_keepalive(&lp, None),
-            tcp.set_linger(&lp, None),
+            tcp.set_reset_on_close(&lp, false),
             tcp.set_buffers(&lp, None, None),
             tcp.buffers(&lp).map(drop),
             tcp.local_address(&lp).map(drop),

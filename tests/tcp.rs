@@ -292,9 +292,9 @@ fn options_reach_the_socket() {
         };
         assert_eq!(code(tcp.set_keepalive(&lp, Some(zero))), Code::EINVAL);
 
-        tcp.set_linger(&lp, Some(Duration::from_secs(7))).unwrap();
-        assert_eq!(socket.linger().unwrap(), Some(Duration::from_secs(7)));
-        tcp.set_linger(&lp, None).unwrap();
+        tcp.set_reset_on_close(&lp, true).unwrap();
+        assert_eq!(socket.linger().unwrap(), Some(Duration::ZERO));
+        tcp.set_reset_on_close(&lp, false).unwrap();
         assert_eq!(socket.linger().unwrap(), None);
 
         let before = tcp.buffers(&lp).unwrap();

@@ -522,7 +522,7 @@ static int call_set_nodelay(kolo_loop *loop, kolo_handle handle) { return kolo_t
 static int call_set_keepalive(kolo_loop *loop, kolo_handle handle) {
     return kolo_tcp_set_keepalive(loop, handle, 60, 0, 0);
 }
-static int call_set_linger(kolo_loop *loop, kolo_handle handle) { return kolo_tcp_set_linger(loop, handle, -1); }
+static int call_set_reset_on_close(kolo_loop *loop, kolo_handle handle) { return kolo_tcp_set_reset_on_close(loop, handle, true); }
 static int call_set_buffers(kolo_loop *loop, kolo_handle handle) {
     return kolo_tcp_set_buffers(loop, handle, 100000, 100000);
 }
@@ -886,7 +886,7 @@ static const handle_call handle_calls[] = {
     {"kolo_stream_queued", ANY_STREAM, call_queued},
     {"kolo_tcp_set_nodelay", KOLO_KIND_TCP, call_set_nodelay},
     {"kolo_tcp_set_keepalive", KOLO_KIND_TCP, call_set_keepalive},
-    {"kolo_tcp_set_linger", KOLO_KIND_TCP, call_set_linger},
+    {"kolo_tcp_set_reset_on_close", KOLO_KIND_TCP, call_set_reset_on_close},
     {"kolo_tcp_set_buffers", KOLO_KIND_TCP, call_set_buffers},
     {"kolo_tcp_buffers", KOLO_KIND_TCP, call_buffers},
     {"kolo_tcp_local", KOLO_KIND_TCP, call_local},
@@ -1453,17 +1453,6 @@ TEST(a_backoff_that_contradicts_itself) {
     options.retry_max_ns = SECONDS(1);
     CHECK_ERROR(kolo_tcp_listen(loop, &any, &options, &listening, NULL, &out), KOLO_EINVAL);
     CHECK_INT(out, 0);
-}
-
-TEST(a_linger_that_there_is_not) {
-    open_spare();
-    kolo_tcp stream = open_kind(loop, KOLO_KIND_TCP);
-    CHECK_ERROR(kolo_tcp_set_linger(loop, stream, -2), KOLO_EINVAL);
-    CHECK_OK(kolo_close(loop, stream));
-    run_to_end(loop);
-    raw_close(&tcp_other_end);
-    raw_close(&local_other_end);
-    close_spare();
 }
 
 /* ---- inside callbacks ---- */

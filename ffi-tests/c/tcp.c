@@ -468,22 +468,21 @@ TEST(keepalive) {
     connection_close(loop, &me);
 }
 
-TEST(linger) {
+TEST(reset_on_close) {
     connection me;
     kolo_address any = loopback_v4(0);
     struct linger got;
     socklen_t length = sizeof got;
     connect_to(loop, &me, &any, NULL);
     int socket = socket_of(loop, me.client.stream);
-    CHECK_OK(kolo_tcp_set_linger(loop, me.client.stream, 3));
+    CHECK_OK(kolo_tcp_set_reset_on_close(loop, me.client.stream, true));
     SYSTEM(getsockopt(socket, SOL_SOCKET, SO_LINGER, &got, &length));
     CHECK(got.l_onoff != 0);
-    CHECK_INT(got.l_linger, 3);
-    CHECK_OK(kolo_tcp_set_linger(loop, me.client.stream, -1));
+    CHECK_INT(got.l_linger, 0);
+    CHECK_OK(kolo_tcp_set_reset_on_close(loop, me.client.stream, false));
     SYSTEM(getsockopt(socket, SOL_SOCKET, SO_LINGER, &got, &length));
     CHECK_INT(got.l_onoff, 0);
-    /* Zero seconds: close is a reset. */
-    CHECK_OK(kolo_tcp_set_linger(loop, me.client.stream, 0));
+    CHECK_OK(kolo_tcp_set_reset_on_close(loop, me.client.stream, true));
     CHECK_OK(kolo_close(loop, me.client.stream));
     run_to_end(loop);
     char byte;

@@ -330,28 +330,19 @@ pub unsafe extern "C" fn kolo_tcp_set_keepalive(
     })
 }
 
-/// What closing does with bytes that the peer has not acknowledged (SO_LINGER, socket(7)). -1, as at
-/// first: the system sends them in the background. 0: the connection is reset. More: the system has
-/// close(2) wait until they are acknowledged, at most so many seconds; on Linux also where the socket
-/// does not block, so the loop waits in it. Who wants to hear of the end without that uses
-/// kolo_stream_finish, with a write timeout.
-///
-/// Errors: KOLO_EINVAL for numbers below -1.
+/// Whether closing resets the connection, also when it is kolo that closes it: what the peer has not
+/// acknowledged is thrown away, and it hears of a reset. Off, as at first, the system sends the rest in the
+/// background. It is SO_LINGER with no time (socket(7)). There is no longer time to be had: close(2) would
+/// wait for it, on Linux also where the socket does not block, and the loop with it. Who wants the peer
+/// heard out uses kolo_stream_finish with a linger time; who wants to break off now, kolo_stream_reset.
 #[no_mangle]
-pub unsafe extern "C" fn kolo_tcp_set_linger(
+pub unsafe extern "C" fn kolo_tcp_set_reset_on_close(
     r#loop: *mut kolo_loop,
     tcp: kolo_tcp,
-    seconds: i32,
+    on: c_bool,
 ) -> c_int {
     with_loop(r#loop, |lp| {
-        let linger = match seconds {
-            -1 => None,
-            seconds => {
-                let seconds = u64::try_from(seconds).map_err(|_| Code::EINVAL)?;
-                Some(Duration::from_secs(seconds))
-            }
-        };
-        self::tcp(tcp)?.set_linger(&lp.inner, linger)
+        self::tcp(tcp)?.set_reset_on_close(&lp.inner, on != 0)
     })
 }
 

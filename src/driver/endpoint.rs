@@ -72,12 +72,13 @@ impl<'a> Endpoint<'a> {
         }
     }
 
-    pub fn set_linger(&self, linger: Option<Duration>) -> Result<()> {
+    /// Whether closing resets the connection: lingering for no time is how that is asked for (socket(7), SO_LINGER).
+    pub fn set_reset_on_close(&self, on: bool) -> Result<()> {
         match self {
-            Endpoint::Kernel(socket) => Ok(socket.set_linger(linger)?),
+            Endpoint::Kernel(socket) => Ok(socket.set_linger(on.then_some(Duration::ZERO))?),
             #[cfg(feature = "sim")]
             Endpoint::Simulated(world, key) => {
-                world.borrow_mut().set_linger(*key, linger);
+                world.borrow_mut().set_reset_on_close(*key, on);
                 Ok(())
             }
         }

@@ -480,15 +480,15 @@ impl TcpStream {
         })
     }
 
-    /// What closing does with bytes that the peer has not acknowledged: `None`, as connections
-    /// are made, sends them in the background; no time at all resets the connection. With a longer
-    /// time the system has close(2) wait until they are acknowledged, at most so long: on Linux
-    /// also where the socket does not block, so **the loop waits in it**. Who wants to hear of the
-    /// end without that uses [`Stream::finish`], with a write timeout. socket(7), `SO_LINGER`.
+    /// Whether closing resets the connection, also when it is kolo that closes it: what the peer has not
+    /// acknowledged is thrown away, and it hears of a reset. Off, as connections are made, the system sends the rest
+    /// in the background. It is SO_LINGER with no time (socket(7)). There is no longer time to be had: close(2) would
+    /// wait for it, on Linux also where the socket does not block, and the loop with it. Who wants the peer heard out
+    /// uses [`Stream::finish_lingering`]; who wants to break off now, [`Stream::reset`].
     ///
     /// Errors: [`Code::EBADF`] for a closed stream.
-    pub fn set_linger(self, lp: &Loop, linger: Option<Duration>) -> Result<()> {
-        self.with_endpoint(lp, |endpoint| endpoint.set_linger(linger))
+    pub fn set_reset_on_close(self, lp: &Loop, on: bool) -> Result<()> {
+        self.with_endpoint(lp, |endpoint| endpoint.set_reset_on_close(on))
     }
 
     /// The sizes of the kernel's buffers in bytes; `None` leaves one as it is. The system may

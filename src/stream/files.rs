@@ -238,7 +238,7 @@ fn cut_off(core: &mut Core, id: Id, error: Error) -> Error {
     if let Ok(stream) = state(&mut core.handles, id) {
         if let Ok(endpoint) = core.driver.endpoint(&stream.source) {
             // As `Stream::reset`. Where there is no such thing, closing is all that can be done.
-            let _ = endpoint.set_linger(Some(std::time::Duration::ZERO));
+            let _ = endpoint.set_reset_on_close(true);
         }
     }
     error

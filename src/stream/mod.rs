@@ -350,8 +350,7 @@ impl Stream {
         let stream = state(&mut core.handles, self.0)?;
         let source = &stream.source;
         if let Ok(endpoint) = core.driver.endpoint(source) {
-            // Linger with no time is how a reset is asked for (socket(7), SO_LINGER).
-            endpoint.set_linger(Some(Duration::ZERO))?;
+            endpoint.set_reset_on_close(true)?;
         }
         core.gathered.take_of(self.0);
         crate::event_loop::close(core, self.0)

@@ -106,7 +106,6 @@ pub(super) struct Connection {
     pub arrives_at: u64,
     /// When it is forgotten, and when it is reset instead.
     expires_at: Option<u64>,
-    lingers_until: Option<u64>,
     probing: Option<Probing>,
     heard_at: u64,
     probes: u32,
@@ -140,7 +139,6 @@ impl Connection {
             unanswered_since: None,
             arrives_at: 0,
             expires_at: None,
-            lingers_until: None,
             probing: None,
             heard_at: now,
             probes: 0,
@@ -268,15 +266,14 @@ impl Connection {
         self.pump(now);
     }
 
-    /// The program closes it: what is left is still sent, unless bytes were not read (RFC 2525, 2.17) or `linger` says
-    /// how long that may take.
-    pub fn close(&mut self, linger: Option<u64>, now: u64) {
+    /// The program closes it: what is left is still sent, unless bytes were not read (RFC 2525, 2.17) or closing
+    /// `resets` it.
+    pub fn close(&mut self, resets: bool, now: u64) {
         self.orphan = true;
         let unread = !self.receive.is_empty();
         match self.phase {
-            Phase::Connected if unread || linger == Some(0) => self.reset(),
+            Phase::Connected if unread || resets => self.reset(),
             Phase::Connected => {
-                self.lingers_until = linger.map(|linger| now.saturating_add(linger));
                 self.end_side(now);
                 self.finish(now);
             }
@@ -506,12 +503,7 @@ impl Connection {
 
     /// When [`Connection::timer`] is to be called.
     pub fn deadline(&self) -> Option<u64> {
-        let times = [
-            self.retry_at,
-            self.expires_at,
-            self.lingers_until,
-            self.probe_at(),
-        ];
+        let times = [self.retry_at, self.expires_at, self.probe_at()];
         times.into_iter().flatten().min()
     }
 
@@ -533,11 +525,6 @@ impl Connection {
         let due = |at: Option<u64>| at.is_some_and(|at| at <= now);
         if due(self.expires_at) {
             self.gone = true;
-        } else if due(self.lingers_until) {
-            self.lingers_until = None;
-            if !self.fin_acked {
-                self.reset();
-            }
         } else if due(self.retry_at) {
             self.retry(now);
         } else if due(self.probe_at()) {

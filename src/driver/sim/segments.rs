@@ -323,7 +323,7 @@ impl World {
             reuse_port: socket.reuse_port,
             send_buffer: socket.send_buffer,
             receive_buffer: socket.receive_buffer,
-            linger: None,
+            resets: false,
             probing: None,
             listener: Some(listener),
             scheduled: None,

@@ -44,8 +44,8 @@ pub(super) struct Socket {
     pub reuse_port: bool,
     pub send_buffer: usize,
     pub receive_buffer: usize,
-    /// What closing does with unsent bytes (SO_LINGER), nanoseconds.
-    pub linger: Option<u64>,
+    /// Closing resets the connection.
+    pub resets: bool,
     pub probing: Option<Probing>,
     /// The listener it came to, until it is accepted.
     pub listener: Option<SocketKey>,
@@ -150,7 +150,7 @@ impl World {
             reuse_port: false,
             send_buffer: send as usize,
             receive_buffer: receive as usize,
-            linger: None,
+            resets: false,
             probing: None,
             listener: None,
             scheduled: None,
@@ -196,9 +196,9 @@ impl World {
         Ok((socket.send_buffer, socket.receive_buffer))
     }
 
-    pub fn set_linger(&mut self, key: SocketKey, linger: Option<std::time::Duration>) {
+    pub fn set_reset_on_close(&mut self, key: SocketKey, on: bool) {
         if let Some(socket) = self.sockets.get_mut(&key) {
-            socket.linger = linger.map(nanoseconds);
+            socket.resets = on;
         }
     }
 
@@ -523,7 +523,7 @@ impl World {
         };
         let holder = socket.holder.take();
         (socket.id, socket.wants) = (None, State::empty());
-        let (from, to, linger) = (socket.local, socket.peer, socket.linger);
+        let (from, to, resets) = (socket.local, socket.peer, socket.resets);
         if let Some(number) = holder {
             self.give_descriptor(number);
             if let Some(state) = self.loops.get_mut(&number) {
@@ -541,7 +541,7 @@ impl World {
         };
         match &mut socket.body {
             Body::Connection(connection) => {
-                connection.close(linger, now);
+                connection.close(resets, now);
                 self.settle(key);
             }
             Body::Listener(listener) => {

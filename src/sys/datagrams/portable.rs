@@ -85,7 +85,7 @@ pub(crate) fn next_error(_socket: &Socket) -> Option<Told> {
     None
 }
 
-#[cfg(test)]
+#[cfg(all(test, feature = "net"))]
 mod tests {
     use super::*;
 
