@@ -2160,17 +2160,15 @@ int kolo_tcp_set_keepalive(kolo_loop *loop,
                            uint32_t count);
 
 /**
- * What closing does with bytes that the peer has not acknowledged (SO_LINGER, socket(7)). -1, as at
- * first: the system sends them in the background. 0: the connection is reset. More: the system has
- * close(2) wait until they are acknowledged, at most so many seconds; on Linux also where the socket
- * does not block, so the loop waits in it. Who wants to hear of the end without that uses
- * kolo_stream_finish, with a write timeout.
- *
- * Errors: KOLO_EINVAL for numbers below -1.
+ * Whether closing resets the connection, also when it is kolo that closes it: what the peer has not
+ * acknowledged is thrown away, and it hears of a reset. Off, as at first, the system sends the rest in the
+ * background. It is SO_LINGER with no time (socket(7)). There is no longer time to be had: close(2) would
+ * wait for it, on Linux also where the socket does not block, and the loop with it. Who wants the peer
+ * heard out uses kolo_stream_finish with a linger time; who wants to break off now, kolo_stream_reset.
  */
-int kolo_tcp_set_linger(kolo_loop *loop,
-                        kolo_tcp tcp,
-                        int32_t seconds);
+int kolo_tcp_set_reset_on_close(kolo_loop *loop,
+                                kolo_tcp tcp,
+                                bool on);
 
 /**
  * Sets the sizes of the kernel's buffers in bytes; 0 leaves one as it is. The system may give more
