@@ -669,8 +669,9 @@ typedef int (*kolo_walk_cb)(kolo_loop *loop, kolo_handle handle, int kind, void 
  *
  * Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow or
  * stuck_callback_ns without on_stuck, or for options of a wrong size; KOLO_EAGAIN if the system gives
- * no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
- * when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
+ * no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver
+ * that this system does not have; the system's when descriptors or memory are short: KOLO_EMFILE,
+ * KOLO_ENFILE, KOLO_ENOMEM. Any thread.
  */
 int kolo_loop_new(const kolo_loop_options *options,
                   kolo_loop **out);
@@ -1053,8 +1054,9 @@ int kolo_remote_release(kolo_remote *remote);
  * When the loop is freed first, the function is called from kolo_loop_free with KOLO_ECANCELED. So
  * after a post that returned 0 the function is called exactly once. Any thread.
  *
- * Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_EBADF for a remote that was released; KOLO_ENOBUFS if as many wait as the loop's
- * post_capacity; KOLO_ECANCELED if the loop is gone. Then the function is not called.
+ * Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_EBADF for a remote that was released;
+ * KOLO_ENOBUFS if as many wait as the loop's post_capacity; KOLO_ECANCELED if the loop is gone. Then
+ * the function is not called.
  */
 int kolo_remote_post(kolo_remote *remote,
                      kolo_post_cb cb,
@@ -2492,8 +2494,8 @@ int kolo_tcp_listen(kolo_loop *loop,
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
  * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
- * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
- * loop is being freed.
+ * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the
+ * loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
  */
 int kolo_listener_adopt(kolo_loop *loop,
                         kolo_socket socket,
@@ -2510,8 +2512,8 @@ int kolo_listener_adopt(kolo_loop *loop,
 int kolo_listener_address(kolo_loop *loop, kolo_listener listener, kolo_address *out);
 
 /**
- * Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in the backlog. Paused
- * already: that is no error.
+ * Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in
+ * the backlog. Paused already: that is no error.
  */
 int kolo_listener_pause(kolo_loop *loop,
                         kolo_listener listener);
@@ -2842,11 +2844,12 @@ int kolo_udp_bind(kolo_loop *loop,
  * and kolo closes it; after an error it is still the caller's. Of `options` (NULL for the defaults)
  * what concerns sending and receiving counts.
  *
- * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for
- * a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
- * KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
- * KOLO_ENOTSUP for options that the system lacks; KOLO_ENOBUFS if the loop holds as many handles as
- * it can; KOLO_ECANCELED while the loop is being freed.
+ * Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for a
+ * descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+ * KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type;
+ * KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6; KOLO_ENOTSUP for options that the
+ * system lacks; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+ * loop is being freed.
  */
 int kolo_udp_adopt(kolo_loop *loop,
                    kolo_socket socket,
@@ -3262,9 +3265,9 @@ int kolo_local_listen(kolo_loop *loop,
  *
  * Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
  * that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
- * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
- * holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
- * Windows.
+ * handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for
+ * one that is not of the Unix domain; KOLO_ENOBUFS if the loop holds as many handles as it can;
+ * KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
  */
 int kolo_local_listener_adopt(kolo_loop *loop,
                               kolo_socket socket,
@@ -3595,8 +3598,9 @@ int kolo_pipe_open(kolo_loop *loop,
  * Errors: KOLO_EPERM for what cannot be waited for, because it is always ready: regular files,
  * folders, disks, and, if it is to be read, devices such as /dev/null; KOLO_EPROTOTYPE for a socket
  * that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
- * handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
- * handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+ * handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler
+ * of a wrong size; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+ * loop is being freed; KOLO_ENOTSUP on Windows.
  */
 int kolo_pipe_adopt(kolo_loop *loop,
                     int descriptor,
@@ -3871,14 +3875,14 @@ typedef struct kolo_resource_usage {
  *
  * Errors, after which nothing is left of it and nothing is called back, not even the on_close of its
  * streams: KOLO_ENOENT for a program or a directory that is not there; KOLO_EACCES for one that may
- * not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no program (also a script without #!); KOLO_E2BIG for arguments and environment that are too long;
- * KOLO_EPERM for what this process may not change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN,
- * KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
- * passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
- * type, a pipe without handler or `out_stream`, `arguments` without a name, more than one of
- * `process_group`, `new_group` and `new_session`, too many groups or limits, or a limit that cannot
- * be; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
- * freed.
+ * not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no program (also a script without #!);
+ * KOLO_E2BIG for arguments and environment that are too long; KOLO_EPERM for what this process may not
+ * change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN, KOLO_ENOMEM if descriptors, processes or memory are
+ * short; KOLO_EBADF for a descriptor to be passed on that is not open; KOLO_EINVAL if `options`, the
+ * program or `out` is NULL, for an unknown type, a pipe without handler or `out_stream`, `arguments`
+ * without a name, more than one of `process_group`, `new_group` and `new_session`, too many groups or
+ * limits, or a limit that cannot be; KOLO_ENOBUFS if the loop holds as many handles as it can;
+ * KOLO_ECANCELED while the loop is being freed.
  */
 int kolo_process_spawn(kolo_loop *loop,
                        const kolo_process_options *options,
@@ -5120,7 +5124,8 @@ int kolo_directory_read(kolo_loop *loop,
 
 /**
  * Reads the next names here and now, and calls `each` with them, one after the other, before it
- * returns. It must not free or run the loop (KOLO_EBUSY). Returns how many names there were: 0 when the directory has no more.
+ * returns. It must not free or run the loop (KOLO_EBUSY). Returns how many names there were: 0 when
+ * the directory has no more.
  *
  * Errors: KOLO_EINVAL if `each` is NULL; KOLO_EBUSY while a reading of this directory is under way;
  * those of readdir(3).

@@ -203,7 +203,8 @@ pub type kolo_entry_cb = Option<
 >;
 
 /// Reads the next names here and now, and calls `each` with them, one after the other, before it
-/// returns. It must not free or run the loop (KOLO_EBUSY). Returns how many names there were: 0 when the directory has no more.
+/// returns. It must not free or run the loop (KOLO_EBUSY). Returns how many names there were: 0 when
+/// the directory has no more.
 ///
 /// Errors: KOLO_EINVAL if `each` is NULL; KOLO_EBUSY while a reading of this directory is under way;
 /// those of readdir(3).

@@ -150,8 +150,9 @@ pub type kolo_walk_cb = Option<
 ///
 /// Errors: KOLO_EINVAL if `out` is NULL, if slow_callback_ns is given without on_slow or
 /// stuck_callback_ns without on_stuck, or for options of a wrong size; KOLO_EAGAIN if the system gives
-/// no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver that this system does not have; the system's
-/// when descriptors or memory are short: KOLO_EMFILE, KOLO_ENFILE, KOLO_ENOMEM. Any thread.
+/// no thread for stuck_callback_ns; KOLO_EBADF for a pool that was closed; KOLO_ENOTSUP for a driver
+/// that this system does not have; the system's when descriptors or memory are short: KOLO_EMFILE,
+/// KOLO_ENFILE, KOLO_ENOMEM. Any thread.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_loop_new(
     options: *const kolo_loop_options,

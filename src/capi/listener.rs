@@ -288,8 +288,8 @@ pub unsafe extern "C" fn kolo_tcp_listen(
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
 /// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
-/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
-/// loop is being freed.
+/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_ENOBUFS if the
+/// loop holds as many handles as it can; KOLO_ECANCELED while the loop is being freed.
 #[cfg(feature = "net")]
 #[no_mangle]
 pub unsafe extern "C" fn kolo_listener_adopt(
@@ -344,8 +344,8 @@ pub unsafe extern "C" fn kolo_listener_address(
     })
 }
 
-/// Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in the backlog. Paused
-/// already: that is no error.
+/// Accepts no more until kolo_listener_resume, for a listener of either kind: those who connect wait in
+/// the backlog. Paused already: that is no error.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_listener_pause(
     r#loop: *mut kolo_loop,

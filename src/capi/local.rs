@@ -235,9 +235,9 @@ pub unsafe extern "C" fn kolo_local_listen(
 ///
 /// Errors: KOLO_EINVAL if `handler` or `out` is NULL, for structs of a wrong size, and for a socket
 /// that does not listen; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
-/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for one that is not of the Unix domain; KOLO_ENOBUFS if the loop
-/// holds as many handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on
-/// Windows.
+/// handle has already (see kolo_socket); KOLO_ENOTSOCK for one that is no socket; KOLO_EAFNOSUPPORT for
+/// one that is not of the Unix domain; KOLO_ENOBUFS if the loop holds as many handles as it can;
+/// KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_local_listener_adopt(
     r#loop: *mut kolo_loop,

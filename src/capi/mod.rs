@@ -5,9 +5,9 @@
 //! header, and the first lines of a file introduce its part. `make header` writes the header
 //! anew; `tests/header.rs` says how it is put together, and compares.
 //!
-//! Ownership, once for all: a `kolo_loop` is a box that C holds by its pointer and that Rust only
-//! ever borrows shared, since callbacks call back into it; a `kolo_remote` is a place in a table, which counts its holders;
-//! everything else is a number or is copied during the call.
+//! Ownership, once for all: a `kolo_loop` is a box that C holds by its pointer and that Rust only ever
+//! borrows shared, since callbacks call back into it; a `kolo_remote` is a place in a table, which
+//! counts its holders; everything else is a number or is copied during the call.
 
 // The names are C's, and the documentation is a C manual: its words are not Rust links. What makes
 // a call safe is stated once, at the top of the header.

@@ -178,8 +178,9 @@ pub unsafe extern "C" fn kolo_pipe_open(
 /// Errors: KOLO_EPERM for what cannot be waited for, because it is always ready: regular files,
 /// folders, disks, and, if it is to be read, devices such as /dev/null; KOLO_EPROTOTYPE for a socket
 /// that keeps messages apart; KOLO_EBADF for a descriptor that is not open; KOLO_EEXIST for one that a
-/// handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler of a wrong size; KOLO_ENOBUFS if the loop holds as many
-/// handles as it can; KOLO_ECANCELED while the loop is being freed; KOLO_ENOTSUP on Windows.
+/// handle has already (see kolo_socket); KOLO_EINVAL if `handler` or `out` is NULL, and for a handler
+/// of a wrong size; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+/// loop is being freed; KOLO_ENOTSUP on Windows.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_pipe_adopt(
     r#loop: *mut kolo_loop,

@@ -253,14 +253,14 @@ fn set_failed_step(step: c_int) {
 ///
 /// Errors, after which nothing is left of it and nothing is called back, not even the on_close of its
 /// streams: KOLO_ENOENT for a program or a directory that is not there; KOLO_EACCES for one that may
-/// not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no program (also a script without #!); KOLO_E2BIG for arguments and environment that are too long;
-/// KOLO_EPERM for what this process may not change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN,
-/// KOLO_ENOMEM if descriptors, processes or memory are short; KOLO_EBADF for a descriptor to be
-/// passed on that is not open; KOLO_EINVAL if `options`, the program or `out` is NULL, for an unknown
-/// type, a pipe without handler or `out_stream`, `arguments` without a name, more than one of
-/// `process_group`, `new_group` and `new_session`, too many groups or limits, or a limit that cannot
-/// be; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the loop is being
-/// freed.
+/// not be used; KOLO_ENOTDIR; KOLO_ENOEXEC for a file that is no program (also a script without #!);
+/// KOLO_E2BIG for arguments and environment that are too long; KOLO_EPERM for what this process may not
+/// change; KOLO_EMFILE, KOLO_ENFILE, KOLO_EAGAIN, KOLO_ENOMEM if descriptors, processes or memory are
+/// short; KOLO_EBADF for a descriptor to be passed on that is not open; KOLO_EINVAL if `options`, the
+/// program or `out` is NULL, for an unknown type, a pipe without handler or `out_stream`, `arguments`
+/// without a name, more than one of `process_group`, `new_group` and `new_session`, too many groups or
+/// limits, or a limit that cannot be; KOLO_ENOBUFS if the loop holds as many handles as it can;
+/// KOLO_ECANCELED while the loop is being freed.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_process_spawn(
     r#loop: *mut kolo_loop,

@@ -64,8 +64,9 @@ pub unsafe extern "C" fn kolo_remote_release(remote: *mut kolo_remote) -> c_int 
 /// When the loop is freed first, the function is called from kolo_loop_free with KOLO_ECANCELED. So
 /// after a post that returned 0 the function is called exactly once. Any thread.
 ///
-/// Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_EBADF for a remote that was released; KOLO_ENOBUFS if as many wait as the loop's
-/// post_capacity; KOLO_ECANCELED if the loop is gone. Then the function is not called.
+/// Errors: KOLO_EINVAL if `remote` or `cb` is NULL; KOLO_EBADF for a remote that was released;
+/// KOLO_ENOBUFS if as many wait as the loop's post_capacity; KOLO_ECANCELED if the loop is gone. Then
+/// the function is not called.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_remote_post(
     remote: *mut kolo_remote,

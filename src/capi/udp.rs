@@ -436,11 +436,12 @@ pub unsafe extern "C" fn kolo_udp_bind(
 /// and kolo closes it; after an error it is still the caller's. Of `options` (NULL for the defaults)
 /// what concerns sending and receiving counts.
 ///
-/// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for
-/// a descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
-/// KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type; KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6;
-/// KOLO_ENOTSUP for options that the system lacks; KOLO_ENOBUFS if the loop holds as many handles as
-/// it can; KOLO_ECANCELED while the loop is being freed.
+/// Errors: KOLO_EINVAL if `handler` or `out` is NULL, and for structs of a wrong size; KOLO_EBADF for a
+/// descriptor that is not open; KOLO_EEXIST for one that a handle has already (see kolo_socket);
+/// KOLO_ENOTSOCK for one that is no socket; KOLO_EPROTOTYPE for a socket of another type;
+/// KOLO_EAFNOSUPPORT for one of another family than IPv4 and IPv6; KOLO_ENOTSUP for options that the
+/// system lacks; KOLO_ENOBUFS if the loop holds as many handles as it can; KOLO_ECANCELED while the
+/// loop is being freed.
 #[no_mangle]
 pub unsafe extern "C" fn kolo_udp_adopt(
     r#loop: *mut kolo_loop,
