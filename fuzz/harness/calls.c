@@ -16,6 +16,7 @@
 #include <signal.h>
 #include <sys/socket.h>
 #include <sys/stat.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { SLOTS = 16, STEPS_MAX = 300, STEPS_IN_CALLBACK_MAX = 3, COMPLETIONS_MAX = 64 };
@@ -1091,17 +1092,29 @@ static int lowest_descriptor(void)
     return lowest;
 }
 
+/* Nothing was left open. A name that was given up may still be looked up by a thread of its own, which kolo_loop_free does
+ * not wait for, and which has files open until it ends: what is open for long is not closed any more. */
+static void require_nothing_open(int lowest)
+{
+    struct timespec moment = {0, 1000000};
+    for (int moments = 0; lowest_descriptor() != lowest; moments++) {
+        REQUIRE(moments < 10000);
+        nanosleep(&moment, NULL);
+    }
+}
+
 void fuzz_calls(const uint8_t *data, size_t length)
 {
+    static int lowest = -1;
     prepare();
+    if (lowest < 0)
+        lowest = lowest_descriptor();
     prepare_folder();
     kolo_address refuses = program.refuses;
     memset(&program, 0, sizeof program);
     program.refuses = refuses;
     program.bytes = data;
     program.left = length;
-    int lowest = lowest_descriptor();
-
     program.loop = new_loop();
     while (program.left > 0 && program.steps < STEPS_MAX)
         step();
@@ -1113,5 +1126,5 @@ void fuzz_calls(const uint8_t *data, size_t length)
     REQUIRE(program.tasks == 0);
     REQUIRE(program.depth == 0);
     REQUIRE(kolo_loop_run(program.loop, KOLO_RUN_NOWAIT) == KOLO_EBADF);
-    REQUIRE(lowest_descriptor() == lowest);
+    require_nothing_open(lowest);
 }
