@@ -305,7 +305,7 @@ fn entry_of(call: KernelCall) -> squeue::Entry {
 #[cfg(test)]
 mod tests {
     use std::fs::File;
-    use std::os::fd::AsRawFd;
+    use std::os::fd::{AsRawFd, OwnedFd};
     use std::sync::Weak;
 
     use super::super::ring::Ring;
@@ -328,13 +328,19 @@ mod tests {
     }
 
     fn reading(number: u64) -> Box<dyn Job> {
-        Box::new(Read {
-            file: program(),
-            memory: Box::new([0; 64]),
-            offset: number * 64,
-            came: 0,
-            told: 0,
-        })
+        Box::new(Read::new(program(), number * 64))
+    }
+
+    impl Read {
+        fn new(file: impl Into<OwnedFd>, offset: u64) -> Read {
+            Read {
+                file: file.into().into(),
+                memory: Box::new([0; 64]),
+                offset,
+                came: 0,
+                told: 0,
+            }
+        }
     }
 
     impl Job for Read {
@@ -437,13 +443,7 @@ mod tests {
         for is_abandoned in [true, false] {
             let Some(mut uring) = uring() else { return };
             let (reader, _writer) = std::io::pipe().unwrap();
-            let job = Read {
-                file: std::os::fd::OwnedFd::from(reader).into(),
-                memory: Box::new([0; 64]),
-                offset: 0,
-                came: 0,
-                told: 0,
-            };
+            let job = Read::new(reader, 0);
             let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id(1));
             uring.begin_job(id(1), ticket, 1).unwrap();
             assert_eq!(uring.jobs.in_kernel().count(), 1);
@@ -464,15 +464,8 @@ mod tests {
     fn what_the_kernel_still_has_when_the_ring_goes_is_not_freed() {
         let Some(mut uring) = uring() else { return };
         let (reader, mut writer) = std::io::pipe().unwrap();
-        let file = File::from(std::os::fd::OwnedFd::from(reader));
-        let descriptor = file.as_raw_fd();
-        let job = Read {
-            file,
-            memory: Box::new([0; 64]),
-            offset: 0,
-            came: 0,
-            told: 0,
-        };
+        let job = Read::new(reader, 0);
+        let descriptor = job.file.as_raw_fd();
         let ticket = Ticket::unqueued(Box::new(job), Weak::new(), id(1));
         uring.begin_job(id(1), ticket, 1).unwrap();
         drop(uring);
